@@ -1,0 +1,171 @@
+"""The tables. Intent and history only: what runs is asked of systemd, what is routed of Caddy.
+
+Times are Unix seconds (REAL). Only `projects`, `receive`, `builds` and `deployments` write rows.
+"""
+
+import time
+from enum import StrEnum
+from typing import Any
+
+import peewee
+from playhouse.sqlite_ext import AutoIncrementField, JSONField
+
+from kennel_core.db import database
+
+
+class BuildStatus(StrEnum):
+    """The states of a build; the last three are final."""
+
+    QUEUED = "queued"
+    BUILDING = "building"
+    BUILT = "built"  # the deployment rows are written; the reconciler is bringing them up
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+FINAL = (BuildStatus.DONE, BuildStatus.FAILED, BuildStatus.CANCELLED)
+
+
+class Kind(StrEnum):
+    """What a project can declare."""
+
+    SERVICE = "service"
+    SITE = "site"
+
+
+class Base(peewee.Model):
+    """What every table has."""
+
+    class Meta:
+        database = database
+
+
+class Project(Base):
+    """A registered repository. Its webhook secret is derived, see `projects.webhook_secret`."""
+
+    id = AutoIncrementField()  # never used twice
+    owner = peewee.CharField(collation="NOCASE")
+    name = peewee.CharField(collation="NOCASE")
+    clone_url = peewee.CharField()
+    default_branch = peewee.CharField(default="main")
+    secret_generation = peewee.IntegerField(default=1)
+    created_at = peewee.FloatField(default=time.time)
+
+    class Meta:
+        table_name = "projects"
+        indexes = ((("owner", "name"), True),)
+
+    @property
+    def full_name(self) -> str:
+        """``owner/name``, as the forge shows it."""
+        return f"{self.owner}/{self.name}"
+
+
+class Build(Base):
+    """One attempt to turn a commit into store paths: the row is the job.
+
+    `outputs` is set when the build is built: see `kennel_core.outputs.Outputs`.
+    """
+
+    id = AutoIncrementField()
+    project = peewee.ForeignKeyField(Project, backref="builds", on_delete="CASCADE")
+    ref = peewee.CharField()  # a branch name, or "pr-<number>"
+    commit = peewee.CharField(max_length=64)
+    status = peewee.CharField(default=BuildStatus.QUEUED, index=True)
+    error = peewee.TextField(null=True)  # one sentence, for a person
+    cancel_requested = peewee.BooleanField(default=False)
+    attempt = peewee.IntegerField(default=0)
+    token = peewee.CharField(null=True)  # of the worker that holds the lease
+    lease_until = peewee.FloatField(null=True)
+    created_at = peewee.FloatField(default=time.time)
+    enqueued_at = peewee.FloatField(null=True)  # when a message was last sent
+    started_at = peewee.FloatField(null=True)
+    built_at = peewee.FloatField(null=True)
+    finished_at = peewee.FloatField(null=True)
+    outputs: Any = JSONField(null=True)
+    log = peewee.TextField(null=True)  # written once, with the final status; last, so that lists stay cheap
+
+    class Meta:
+        table_name = "builds"
+        indexes = ((("project", "ref", "id"), False),)
+        constraints = (
+            peewee.Check("status IN ('queued', 'building', 'built', 'done', 'failed', 'cancelled')"),
+        )
+
+
+class Deployment(Base):
+    """ "This store path should run here." One row per project, ref and name; a redeploy keeps the id.
+
+    `build` is what should run, `live_build` what last came up healthy (null: nothing yet).
+    """
+
+    id = AutoIncrementField()
+    project = peewee.ForeignKeyField(Project, backref="deployments", on_delete="CASCADE")
+    ref = peewee.CharField()
+    name = peewee.CharField()
+    kind = peewee.CharField()
+    environment = peewee.CharField()
+    build = peewee.ForeignKeyField(Build, backref="deployments")
+    live_build = peewee.ForeignKeyField(Build, null=True, backref="+")
+    store_path = peewee.CharField()
+    config_path = peewee.CharField()  # the working directory: holds kennel.json and secretspec.toml
+    host = peewee.CharField(unique=True)
+    alias = peewee.CharField(null=True, unique=True)
+    custom_domain = peewee.CharField(null=True, unique=True)
+    spa = peewee.BooleanField(default=False)
+    command: Any = JSONField(null=True)  # argv of a service
+    health: Any = JSONField(null=True)  # {"path": str, "timeout": seconds}; null: no check
+    unit = peewee.CharField(null=True, unique=True)
+    port = peewee.IntegerField(null=True, unique=True)
+    created_at = peewee.FloatField(default=time.time)
+    updated_at = peewee.FloatField(default=time.time)
+
+    class Meta:
+        table_name = "deployments"
+        indexes = ((("project", "ref", "name"), True),)
+        constraints = (peewee.Check("kind IN ('service', 'site')"),)
+
+
+class Delivery(Base):
+    """A webhook delivery that was acted upon or ignored; its id seen again changes nothing."""
+
+    id = peewee.AutoField()
+    delivery_id = peewee.CharField(unique=True)
+    project = peewee.ForeignKeyField(Project, backref="deliveries", on_delete="CASCADE")
+    event = peewee.CharField()
+    outcome = peewee.CharField()  # what the answer said
+    received_at = peewee.FloatField(default=time.time, index=True)
+
+    class Meta:
+        table_name = "deliveries"
+
+
+class Resource(Base):
+    """Something outside that Kennel made, noted before it is made. Only what stands here is ever removed."""
+
+    id = peewee.AutoField()
+    kind = peewee.CharField()  # "unit"
+    name = peewee.CharField()
+    created_at = peewee.FloatField(default=time.time)
+
+    class Meta:
+        table_name = "resources"
+        indexes = ((("kind", "name"), True),)
+
+
+class LogChunk(Base):
+    """Lines of a build that is not final yet, in the order they came."""
+
+    build = peewee.ForeignKeyField(Build, on_delete="CASCADE")
+    seq = peewee.IntegerField()
+    phase = peewee.CharField()
+    data = peewee.TextField()
+
+    class Meta:
+        table_name = "log_chunks"
+        primary_key = peewee.CompositeKey("build", "seq")
+        without_rowid = True
+
+
+TABLES = (Project, Build, Deployment, Delivery, Resource, LogChunk)

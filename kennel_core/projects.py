@@ -1,0 +1,85 @@
+"""Registered repositories, and the secret that each forge hook is signed with."""
+
+import hashlib
+import hmac
+import re
+import secrets
+from pathlib import Path
+
+from kennel_core import db, environment
+from kennel_core.errors import ConfigError, Conflict, NotFound
+from kennel_core.models import Deployment, Project
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def create_secret_key(path: Path) -> bool:
+    """Create the key that webhook secrets are derived from; False when there is one already."""
+    try:
+        db.create_private(path, secrets.token_hex(32).encode())
+    except FileExistsError:
+        return False
+    return True
+
+
+def webhook_secret(project: Project, key_file: Path) -> str:
+    """Derive the secret that the forge signs this project's deliveries with: 64 hex digits.
+
+    It follows from the key file, the project's id and its generation, so that the database holds no
+    secret (HMAC-SHA256 as a key derivation function, RFC 5869 section 2.3).
+
+    Raises:
+        ConfigError: the key file is missing, unreadable or too short.
+    """
+    try:
+        key = key_file.read_bytes().strip()
+    except OSError as exc:
+        raise ConfigError(f"{key_file}: {exc.strerror}; `kennel migrate` creates it") from exc
+    if len(key) < 32:
+        raise ConfigError(f"{key_file}: holds less than 32 characters; restore it from the backup")
+    purpose = f"webhook:{project.id}:{project.secret_generation}"
+    return hmac.new(key, purpose.encode(), hashlib.sha256).hexdigest()
+
+
+def find(full_name: str) -> Project:
+    """Return the project ``owner/name``.
+
+    Raises:
+        NotFound: it is not registered.
+    """
+    owner, _, name = full_name.partition("/")
+    project = Project.get_or_none(Project.owner == owner, Project.name == name)
+    if project is None:
+        raise NotFound(f"{full_name}: no such project; `kennel project list` shows them all")
+    return project
+
+
+def add(full_name: str, clone_url: str, default_branch: str) -> Project:
+    """Register a repository.
+
+    Raises:
+        Conflict: it is registered already, or a name cannot be used.
+    """
+    owner, _, name = full_name.partition("/")
+    if not NAME.fullmatch(owner) or not NAME.fullmatch(name):
+        raise Conflict(f"{full_name!r}: must be OWNER/NAME, each of letters, digits, '.', '_' and '-'")
+    if environment.is_pull_request(default_branch):
+        raise Conflict(f"{default_branch!r}: a branch of this name would be taken for a pull request")
+    with db.write():
+        if Project.get_or_none(Project.owner == owner, Project.name == name):
+            raise Conflict(f"{full_name}: is registered already")
+        return Project.create(owner=owner, name=name, clone_url=clone_url, default_branch=default_branch)
+
+
+def rotate_secret(project: Project) -> None:
+    """Give the project another webhook secret; the old one is worth nothing from now on."""
+    Project.update(secret_generation=Project.secret_generation + 1).where(Project.id == project.id).execute()
+    project.secret_generation += 1
+
+
+def remove(project: Project) -> int:
+    """Forget a project with its builds; returns how many deployments the next pass takes down."""
+    with db.write():
+        rows = Deployment.delete().where(Deployment.project == project).execute()
+        project.delete_instance()
+    return rows

@@ -1,0 +1,182 @@
+"""Kennel's settings: environment variables to one frozen object.
+
+A variable is the field's name in upper case with the prefix ``KENNEL_``. Secrets are named by the path of
+a file. `deploy/kennel.env.example` lists every variable; a test holds it to this class.
+"""
+
+import difflib
+import os
+import re
+import sys
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal, NoReturn
+
+import pydantic
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from kennel_core.errors import ConfigError
+
+PREFIX = "KENNEL_"
+
+Seconds = Annotated[float, Field(gt=0)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class Settings(BaseSettings):
+    """Every setting, with its default. Sizes are bytes, durations seconds."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, env_ignore_empty=True)
+
+    # state
+    state_dir: Path = Field(Path("/var/lib/kennel"), description="database, secret key, build directories")
+    runtime_dir: Path = Field(Path("/run/kennel"), description="locks; emptied at boot")
+    gcroots_dir: Path = Field(Path("/nix/var/nix/gcroots/kennel"), description="GC roots of live outputs")
+
+    # HTTP
+    bind: str = Field("127.0.0.1:3000", description="address of the web process")
+    follow_bind: str = Field("127.0.0.1:3001", description="address of the process that serves ?follow=true")
+    domain: str = Field("", description="host name of Kennel itself; routed through Caddy when set")
+    base_domain: str = Field("localhost", description="deployments get {project}-{service}-{slug}.{base_domain}")
+    https_port: Port = Field(443, description="port that browsers use, for the URLs Kennel shows")
+
+    # neighbours
+    broker_url: str = Field("redis+socket:///run/kennel-redis/redis.sock", description="Redis or Valkey for Celery")
+    caddy_admin: str = Field("http://127.0.0.1:2019", description="admin API: http://HOST:PORT or unix:///PATH")
+    caddy_server: str = Field("kennel", description="key below apps.http.servers whose routes Kennel owns")
+    bus: str = Field("system", description="D-Bus of systemd: system, session, or an address (unix:path=...)")
+    journal_dir: Path | None = Field(None, description="journal directory, where it is not the host's own")
+
+    # builds
+    max_builds: int = Field(2, ge=1, le=64, description="builds at once")
+    package_jobs: int = Field(4, ge=1, le=64, description="packages of one build at once")
+    clone_timeout: Seconds = Field(300, description="limit of the clone phase")
+    discover_timeout: Seconds = Field(900, description="limit of the discover phase")
+    build_timeout: Seconds = Field(1800, description="limit of each build:<package> phase")
+    publish_timeout: Seconds = Field(900, description="limit of the publish phase")
+    keep_builds: int = Field(3, ge=1, description="builds per ref whose outputs keep a GC root")
+    deploy_branches: str = Field("*", description="branches that deploy, as glob patterns separated by spaces")
+    git_allow_file: bool = Field(default=False, description="allow file:// clone URLs (tests and demo)")
+    cachix_cache: str = Field("", description="binary cache to publish to with `cachix push`; empty: do not")
+    cachix_token_file: Path | None = Field(None, description="file with CACHIX_AUTH_TOKEN")
+
+    # services
+    ports: Annotated[str, Field(pattern=r"^\d{1,5}-\d{1,5}$")] = Field(
+        "18000-27999", description="ports for services, first-last"
+    )
+    health_timeout: Seconds = Field(60, description="how long a service may take until it is healthy")
+    drain_timeout: Seconds = Field(30, description="how long an old unit may finish its connections")
+    memory_max: int = Field(2 * 1024**3, ge=1024**2, description="MemoryMax of a service")
+    tasks_max: int = Field(512, ge=1, description="TasksMax of a service")
+
+    # output
+    log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe line to log")
+
+    @pydantic.field_validator("domain", "base_domain")
+    @classmethod
+    def _is_host(cls, value: str) -> str:
+        if value and not re.fullmatch(r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*", value):
+            raise ValueError("must be a host name in lower case, such as apps.example.org")
+        return value
+
+    @pydantic.field_validator("bind", "follow_bind")
+    @classmethod
+    def _is_address(cls, value: str) -> str:
+        _host, _colon, port = value.rpartition(":")
+        if not _host or not port.isdecimal() or not 0 < int(port) <= 65535:
+            raise ValueError("must be HOST:PORT")
+        return value
+
+    @pydantic.field_validator("caddy_admin")
+    @classmethod
+    def _is_admin_address(cls, value: str) -> str:
+        if not re.match(r"https?://[^/]+$|unix:///.", value):
+            raise ValueError("must be http://HOST:PORT or unix:///PATH")
+        return value
+
+    @pydantic.field_validator("ports")
+    @classmethod
+    def _is_range(cls, value: str) -> str:
+        first, last = map(int, value.split("-"))
+        if not 1024 <= first <= last <= 65535:
+            raise ValueError("must be FIRST-LAST with 1024 <= FIRST <= LAST <= 65535")
+        return value
+
+    @cached_property
+    def database(self) -> Path:
+        """The SQLite file."""
+        return self.state_dir / "kennel.db"
+
+    @cached_property
+    def secret_key_file(self) -> Path:
+        """The key that webhook secrets are derived from."""
+        return self.state_dir / "secret.key"
+
+    @cached_property
+    def work_dir(self) -> Path:
+        """Where builds have their directories, one each, named by id."""
+        return self.state_dir / "builds"
+
+    @cached_property
+    def reconcile_lock(self) -> Path:
+        """The file whose lock makes a pass the only one."""
+        return self.runtime_dir / "reconcile.lock"
+
+    @cached_property
+    def port_range(self) -> range:
+        """The ports a service may get."""
+        first, last = map(int, self.ports.split("-"))
+        return range(first, last + 1)
+
+    def url(self, host: str) -> str:
+        """Give the URL that a browser uses for `host`."""
+        return f"https://{host}" if self.https_port == 443 else f"https://{host}:{self.https_port}"
+
+
+def load(environ: Mapping[str, str] | None = None) -> Settings:
+    """Read and check every setting.
+
+    Raises:
+        ConfigError: one line for each variable that is misspelt, malformed or out of range.
+    """
+    environ = os.environ if environ is None else environ
+    problems = [_misspelt(name) for name in sorted(environ) if _is_unknown(name)]
+    try:
+        settings = Settings(**{name: environ[variable] for name, variable in _given(environ).items()})
+    except pydantic.ValidationError as exc:
+        problems += [f"{PREFIX}{str(error['loc'][0]).upper()}: {error['msg']}" for error in exc.errors()]
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return settings
+
+
+def load_or_exit() -> Settings:
+    """Read the settings for a process; wrong ones are listed on standard error, exit status 2."""
+    try:
+        return load()
+    except ConfigError as exc:
+        refuse(exc)
+
+
+def refuse(error: ConfigError) -> NoReturn:
+    """Say why Kennel does not start, and exit with status 2."""
+    sys.stderr.write(f"kennel: refusing to start\n{error}\n")
+    raise SystemExit(2)
+
+
+def _given(environ: Mapping[str, str]) -> dict[str, str]:
+    names = {name: f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    return {name: variable for name, variable in names.items() if environ.get(variable)}
+
+
+def _is_unknown(variable: str) -> bool:
+    return variable.startswith(PREFIX) and variable.removeprefix(PREFIX).lower() not in Settings.model_fields
+
+
+def _misspelt(variable: str) -> str:
+    known = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
+    close = difflib.get_close_matches(variable, known, n=1)
+    return f"{variable}: there is no such setting" + (f"; did you mean {close[0]}?" if close else "")
