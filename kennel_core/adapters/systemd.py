@@ -1,0 +1,318 @@
+"""The systemd manager, over D-Bus."""
+
+import dataclasses
+import os
+import re
+import time
+from collections import deque
+from types import TracebackType
+from typing import Any, Self
+
+from jeepney import (
+    DBusAddress,
+    DBusErrorResponse,
+    MatchRule,
+    Message,
+    Properties,
+    message_bus,
+    new_method_call,
+)
+from jeepney.auth import AuthenticationError
+from jeepney.bus import get_bus
+from jeepney.io.blocking import DBusConnection, prep_socket
+from jeepney.wrappers import unwrap_msg
+
+from kennel_core.adapters.unit_spec import (
+    ACCOUNTING,
+    MANAGER,
+    SLICE,
+    SYSTEMD1,
+    UnitSpec,
+    accounting,
+    start_message,
+)
+from kennel_core.errors import (
+    AdapterError,
+    ConfigError,
+    Conflict,
+    KennelError,
+    NotFound,
+    Rejected,
+    Unavailable,
+)
+
+CALL_TIMEOUT_S = 10.0
+CONNECT_TIMEOUT_S = 2.0
+
+RUNNING = frozenset({"active", "activating", "reloading"})
+
+# What the exit statuses mean that systemd itself gives before the program runs: systemd.exec(5).
+SETUP_FAILURES = {
+    200: "its working directory {directory} cannot be entered",
+    203: "{program} cannot be executed: it is not there, not executable, or its interpreter is missing",
+    217: "its user {user} could not be made",
+    218: "its capabilities could not be dropped",
+    226: "its sandbox could not be set up: is one of the directories it is to see not there?",
+    228: "its system call filter could not be set up",
+}
+
+_LATER = frozenset(
+    {
+        "org.freedesktop.DBus.Error.Disconnected",
+        "org.freedesktop.DBus.Error.LimitsExceeded",
+        "org.freedesktop.DBus.Error.NameHasNoOwner",
+        "org.freedesktop.DBus.Error.NoReply",
+        "org.freedesktop.DBus.Error.ServiceUnknown",
+        "org.freedesktop.DBus.Error.TimedOut",
+        "org.freedesktop.DBus.Error.Timeout",
+    }
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class UnitStatus:
+    """What systemd says of one unit; `active_enter_usec` is in microseconds since the epoch, 0 if never."""
+
+    active_state: str
+    sub_state: str
+    active_enter_usec: int
+    n_restarts: int
+    result: str
+    exec_main_status: int
+
+
+class Systemd:
+    """One systemd manager.
+
+    `bus` is "system", "session" (the user's own manager) or a D-Bus address. One connection is
+    opened by the first call, kept, and dropped when it fails, so that a later call opens another.
+    An object belongs to one thread and to one process.
+
+    Every method raises:
+        Unavailable: the bus or systemd is down or slow.
+        Rejected: systemd said no, or `name` is not one that Kennel gives.
+    """
+
+    def __init__(self, bus: str) -> None:
+        self._path = _socket_path(bus)
+        self._connection: DBusConnection | None = None
+        self._subscribed = False
+        self.sandboxed = bus != "session"  # a user's manager can neither make users nor hide directories
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Drop the connection, if there is one."""
+        if self._connection is not None:
+            self._connection.close()
+        self._connection, self._subscribed = None, False
+
+    def units(self) -> dict[str, str]:
+        """Give the ActiveState of every loaded ``kennel-*.service`` by name, in one call."""
+        message = new_method_call(MANAGER, "ListUnitsByPatterns", "asas", ([], ["kennel-*.service"]))
+        (rows,) = self._call("list units", message)
+        return {row[0]: row[3] for row in rows}
+
+    def start(self, spec: UnitSpec, timeout: float) -> None:
+        """Run a service and wait, at most `timeout` seconds, until its program has been executed.
+
+        A unit of that name that runs already is left alone; one that failed is started anew.
+
+        Raises:
+            Rejected: it could not be executed or ended at once; says why. Nothing is left running.
+        """
+        operation = f"start {_checked(spec.name)}"
+        message = start_message(spec if self.sandboxed else dataclasses.replace(spec, sandbox=False))
+        try:
+            result = self._job(operation, message, timeout)
+        except Conflict:
+            if self._state(spec.name) in RUNNING:
+                return
+            self.stop(spec.name, timeout)
+            result = self._job(operation, message, timeout)
+        reason = self._failure(spec, result)
+        if reason:
+            self.stop(spec.name, timeout)
+            raise Rejected("systemd", operation, reason)
+
+    def stop(self, name: str, timeout: float) -> None:
+        """Stop a unit, wait at most `timeout` seconds until it has ended, and forget that it failed.
+
+        A unit that is not there is no error.
+        """
+        operation = f"stop {_checked(name)}"
+        try:
+            message = new_method_call(MANAGER, "StopUnit", "ss", (name, "replace"))
+            result = self._job(operation, message, timeout)
+            if result != "done":
+                raise Rejected("systemd", operation, f"the job ended with {result!r}")
+            self._call(operation, new_method_call(MANAGER, "ResetFailedUnit", "s", (name,)))
+        except NotFound:
+            return
+
+    def status(self, name: str) -> UnitStatus:
+        """Ask for the state of one unit.
+
+        Raises:
+            NotFound: no such unit is loaded; one that ended well is unloaded at once.
+        """
+        unit, service = self._unit(name, "Unit"), self._unit(name, "Service")
+        return UnitStatus(
+            active_state=self._get(unit, "ActiveState"),
+            sub_state=self._get(unit, "SubState"),
+            active_enter_usec=self._get(unit, "ActiveEnterTimestamp"),
+            n_restarts=self._get(service, "NRestarts"),
+            result=self._get(service, "Result"),
+            exec_main_status=self._get(service, "ExecMainStatus"),
+        )
+
+    def _failure(self, spec: UnitSpec, result: str) -> str | None:
+        """Say why a start failed; None when the service runs."""
+        try:
+            status = self.status(spec.name)
+        except NotFound:
+            return "the program ended at once, with success; a service has to go on running"
+        restarting = status.sub_state == "auto-restart"
+        if result == "done" and status.active_state in RUNNING and not restarting:
+            return None
+        return explain(status, spec)
+
+    def _state(self, name: str) -> str | None:
+        try:
+            state: str = self._get(self._unit(name, "Unit"), "ActiveState")
+        except NotFound:
+            return None
+        return state
+
+    def _unit(self, name: str, interface: str) -> DBusAddress:
+        message = new_method_call(MANAGER, "GetUnit", "s", (_checked(name),))
+        (path,) = self._call(f"find {name}", message)
+        return DBusAddress(path, SYSTEMD1, f"{SYSTEMD1}.{interface}")
+
+    def _get(self, address: DBusAddress, name: str) -> Any:
+        ((_signature, value),) = self._call(f"read {name}", Properties(address).get(name))
+        return value
+
+    def _job(self, operation: str, message: Message, timeout: float) -> str:
+        """Make a call that starts a job, and wait for the job's result."""
+        deadline = time.monotonic() + timeout
+        self._subscribe()
+        connection = self._connect(operation)
+        # no sender: messages carry the unique name, so this filter would never match
+        removed = MatchRule(type="signal", interface=MANAGER.interface, member="JobRemoved")
+        with connection.filter(removed, queue=deque()) as queue:
+            (job,) = self._call(operation, message)
+            while True:
+                try:
+                    left = max(0.0, deadline - time.monotonic())
+                    _id, path, _name, result = connection.recv_until_filtered(queue, timeout=left).body
+                except TimeoutError as exc:
+                    raise Unavailable("systemd", operation, f"not done within {timeout:g} s") from exc
+                except OSError as exc:
+                    raise self._lost(operation, exc) from exc
+                if path == job:
+                    return str(result)
+
+    def _subscribe(self) -> None:
+        """Have systemd tell the end of jobs on this connection, and see that the slice keeps accounts."""
+        if self._subscribed:
+            return
+        rule = MatchRule(type="signal", sender=SYSTEMD1, interface=MANAGER.interface, member="JobRemoved")
+        self._call("subscribe", message_bus.AddMatch(rule))
+        self._call("subscribe", new_method_call(MANAGER, "Subscribe"))
+        (path,) = self._call("load slice", new_method_call(MANAGER, "LoadUnit", "s", (SLICE,)))
+        kept = DBusAddress(path, SYSTEMD1, f"{SYSTEMD1}.Slice")
+        if not all(self._get(kept, name) for name in ACCOUNTING):
+            body = (SLICE, True, accounting())
+            self._call("set up slice", new_method_call(MANAGER, "SetUnitProperties", "sba(sv)", body))
+        self._subscribed = True
+
+    def _call(self, operation: str, message: Message) -> Any:
+        connection = self._connect(operation)
+        try:
+            return unwrap_msg(connection.send_and_get_reply(message, timeout=CALL_TIMEOUT_S))
+        except DBusErrorResponse as exc:
+            raise _typed(operation, exc) from exc
+        except OSError as exc:
+            raise self._lost(operation, exc) from exc
+
+    def _connect(self, operation: str) -> DBusConnection:
+        if self._connection is None:
+            try:
+                self._connection = _open(self._path)
+            except (OSError, AuthenticationError) as exc:
+                raise self._lost(operation, exc) from exc
+        return self._connection
+
+    def _lost(self, operation: str, error: Exception) -> Unavailable:
+        self.close()
+        detail = "no answer in time" if isinstance(error, TimeoutError) else str(error)
+        return Unavailable("systemd", operation, f"{detail} (D-Bus at {self._path})")
+
+
+def explain(status: UnitStatus, spec: UnitSpec) -> str:
+    """Say in one sentence why a service does not run."""
+    code, result = status.exec_main_status, status.result
+    if result == "exit-code" and code in SETUP_FAILURES:
+        names = {"program": spec.argv[0], "directory": spec.working_directory, "user": spec.user}
+        return f"{SETUP_FAILURES[code].format(**names)} (result {result}, status {code})"
+    if result in {"signal", "core-dump", "oom-kill"}:
+        hint = "; was its memory limit too small?" if code == 9 or result == "oom-kill" else ""
+        return f"the program was killed by signal {code} at once{hint} (result {result}, status {code})"
+    return f"the program ended at once (result {result}, status {code})"
+
+
+class _Connection(DBusConnection):  # type: ignore[misc]  # jeepney carries no types
+    """jeepney waits for ever for the reply to its first call, Hello."""
+
+    def send_and_get_reply(self, message: Message, *, timeout: float | None = None) -> Message:
+        return super().send_and_get_reply(message, timeout=CALL_TIMEOUT_S if timeout is None else timeout)
+
+
+def _open(path: str) -> DBusConnection:
+    sock = prep_socket(path, timeout=CONNECT_TIMEOUT_S)
+    try:
+        sock.settimeout(CALL_TIMEOUT_S)  # jeepney's own time-outs are those of receiving
+        return _Connection(sock)
+    except DBusErrorResponse as exc:
+        sock.close()
+        raise ConnectionRefusedError(str(exc)) from exc
+    except OSError:
+        sock.close()
+        raise
+
+
+def _socket_path(bus: str) -> str:
+    if bus == "session" and "DBUS_SESSION_BUS_ADDRESS" not in os.environ:
+        runtime = os.environ.get("XDG_RUNTIME_DIR", f"/run/user/{os.getuid()}")
+        return f"{runtime}/bus"
+    try:
+        path: str = get_bus({"system": "SYSTEM", "session": "SESSION"}.get(bus, bus))
+    except (RuntimeError, ValueError) as exc:
+        raise ConfigError(f"{bus!r} is not a D-Bus address: use system, session or unix:path=...") from exc
+    return path
+
+
+def _checked(name: str) -> str:
+    if len(name) > 255 or not re.fullmatch(r"kennel-[a-z0-9-]*[a-z0-9]\.service", name):
+        raise Rejected("systemd", "check name", f"{name!r} is not the name of a unit of Kennel")
+    return name
+
+
+def _typed(operation: str, error: DBusErrorResponse) -> KennelError:
+    detail = str(error.data[0]) if error.data else error.name
+    kind: type[AdapterError] = Unavailable if error.name in _LATER else Rejected
+    match error.name.rpartition(".")[2]:
+        case "NoSuchUnit":
+            return NotFound(detail)
+        case "UnitExists":
+            return Conflict(detail)
+        case "AccessDenied" | "InteractiveAuthorizationRequired":
+            detail += "; the reconciler must run as root or be allowed org.freedesktop.systemd1.manage-units"
+    return kind("systemd", operation, detail)
