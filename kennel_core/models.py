@@ -95,9 +95,11 @@ class Build(Base):
 
 
 class Deployment(Base):
-    """ "This store path should run here." One row per project, ref and name; a redeploy keeps the id.
+    """One row per project, ref and name says: this store path should run here. A redeploy keeps the id.
 
-    `build` is what should run, `live_build` what last came up healthy (null: nothing yet).
+    The columns say what should run. `live` holds their values (`kennel_core.deployments.VERSIONED`) as they were
+    when the deployment last came up healthy; null: never. While they differ, the live version keeps serving and
+    the row is being rolled out.
     """
 
     id = AutoIncrementField()
@@ -107,7 +109,7 @@ class Deployment(Base):
     kind = peewee.CharField()
     environment = peewee.CharField()
     build = peewee.ForeignKeyField(Build, backref="deployments")
-    live_build = peewee.ForeignKeyField(Build, null=True, backref="+")
+    commit = peewee.CharField(max_length=64)
     store_path = peewee.CharField()
     config_path = peewee.CharField()  # the working directory: holds kennel.json and secretspec.toml
     host = peewee.CharField(unique=True)
@@ -115,9 +117,10 @@ class Deployment(Base):
     custom_domain = peewee.CharField(null=True, unique=True)
     spa = peewee.BooleanField(default=False)
     command: Any = JSONField(null=True)  # argv of a service
-    health: Any = JSONField(null=True)  # {"path": str, "timeout": seconds}; null: no check
+    health: Any = JSONField(null=True)  # {"path": str | null, "timeout": seconds} of a service
     unit = peewee.CharField(null=True, unique=True)
     port = peewee.IntegerField(null=True, unique=True)
+    live: Any = JSONField(null=True)
     created_at = peewee.FloatField(default=time.time)
     updated_at = peewee.FloatField(default=time.time)
 
@@ -147,7 +150,9 @@ class Resource(Base):
     id = peewee.AutoField()
     kind = peewee.CharField()  # "unit"
     name = peewee.CharField()
+    port = peewee.IntegerField(null=True)  # where a unit listens, to see when its connections have ended
     created_at = peewee.FloatField(default=time.time)
+    unwanted_at = peewee.FloatField(null=True)  # since when no row names it
 
     class Meta:
         table_name = "resources"

@@ -6,9 +6,12 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """When a service counts as up: GET `path` answers 2xx within `timeout` seconds of its start."""
+    """When a service counts as up: GET `path` answers 2xx within `timeout` seconds of its start.
 
-    path: str
+    Without a path it counts as up when it has run for a second.
+    """
+
+    path: str | None
     timeout: float
 
 
@@ -28,6 +31,7 @@ class Desired:
     environment: Mapping[str, str] = field(default_factory=dict)
     working_directory: str = "/"
     health: Health | None = None
+    project: str = ""  # owner/name
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,262 @@
+"""One pass of the reconciler: observe, plan, act.
+
+A pass is short. It never waits for one slow service: what is not healthy yet is looked at again by the next
+pass, which `Report.again` asks for at once. What a pass must know of earlier ones stands in the tables.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import structlog
+
+from kennel_core import builds, db, deployments, metrics, resources
+from kennel_core.doorbell import Doorbell
+from kennel_core.errors import AdapterError, Rejected
+from kennel_core.models import Build
+from kennel_core.reconcile import leftovers, routes
+from kennel_core.reconcile.backoff import Backoff
+from kennel_core.reconcile.desired import Wanted, wanted
+from kennel_core.reconcile.host import Host, LocalHost, only_one
+from kennel_core.reconcile.plan import RUNNING, Actual, Desired, diff
+from kennel_core.reconcile.rollout import Seen, Verdict, judge
+from kennel_core.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+WINDOW_S = 1.0  # how long a pass waits for services to become healthy, and for connections to end
+POLL_S = 0.02
+SETTLE_S = 20.0  # how long `converge` goes on before others get their turn
+
+
+@dataclass(slots=True)
+class Report:
+    """What a pass did. `again` asks for another one at once: something is on its way."""
+
+    rung: list[int] = field(default_factory=list)
+    started: list[str] = field(default_factory=list)
+    stopped: list[str] = field(default_factory=list)
+    live: list[int] = field(default_factory=list)
+    failed: dict[int, str] = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)
+    routed: bool = False
+    again: bool = False
+
+    @property
+    def result(self) -> str:
+        """One word for metrics: error, changed or unchanged."""
+        changed = self.started or self.stopped or self.live or self.failed or self.routed
+        return "error" if self.errors else "changed" if changed else "unchanged"
+
+    def error(self, step: str, error: AdapterError) -> None:
+        """Note a step that failed and is left for the next pass."""
+        log.warning("step failed", step=step, error=str(error))
+        self.errors.append(str(error))
+
+
+def converge(settings: Settings, doorbell: Doorbell, backoff: Backoff) -> Report:
+    """Run passes until nothing is on its way any more; asks for its own continuation after SETTLE_S.
+
+    Returns the report of the last pass.
+
+    Raises:
+        AdapterError: the host could not be observed, or another pass holds the lock; nothing was changed.
+    """
+    with only_one(settings.reconcile_lock):
+        host = LocalHost(settings)
+        deadline = time.monotonic() + SETTLE_S
+        while True:
+            report = run_pass(settings, doorbell, host, backoff)
+            if report.result == "changed":
+                leftovers.sweep(settings)
+            if not report.again:
+                return report
+            if time.monotonic() > deadline:
+                doorbell.reconcile()
+                return report
+
+
+def run_pass(settings: Settings, doorbell: Doorbell, host: Host, backoff: Backoff) -> Report:
+    """Run one pass. A step that fails is logged and left for the next pass; it stops nobody else's.
+
+    Raises:
+        AdapterError: the host could not be observed; nothing was changed.
+    """
+    report = Report()
+    with metrics.pass_timer() as timer:
+        report.rung = builds.forgotten(time.time(), settings.max_builds)
+        for build_id in report.rung:
+            doorbell.build(build_id)
+        rows = wanted(settings)
+        units = host.units()
+        ended = _start(rows, units, host, backoff, report)
+        promoted = _settle(rows, units, ended, host, report)
+        if _route(rows, promoted, settings, host, report):
+            _go_live(promoted, report)
+            _stop(settings, host, report)
+        timer.result = report.result
+    return report
+
+
+def _start(
+    rows: Wanted, units: Mapping[str, str], host: Host, backoff: Backoff, report: Report
+) -> dict[str, str]:
+    """Start what is missing; returns why a rollout cannot come up, by unit."""
+    now = time.time()
+    made = resources.units()
+    ended = {
+        row.unit: "the process ended, and systemd gave up restarting it"
+        for row in rows.rollouts
+        if row.unit and row.unit in made and units.get(row.unit) == "failed"
+    }
+    running = {name for name, state in units.items() if state in RUNNING}
+    plan = diff(
+        (*rows.live, *rows.rollouts), Actual(units, frozenset(made)), {*ended, *backoff.waiting(running, now)}
+    )
+    if not plan.start:
+        return ended
+    with db.write():
+        resources.note_units({row.unit: row.port for row in plan.start if row.unit}, now)
+    for row, error in zip(plan.start, host.each_start(plan.start), strict=True):
+        unit = str(row.unit)
+        if not row.rollout:
+            backoff.tried(unit, now)
+        if error is None:
+            report.started.append(unit)
+            builds.note(row.build_id, deployments.PHASE, f"started {unit} on port {row.port}\n")
+            log.info("started", unit=unit, deployment=row.id, build_id=row.build_id)
+        elif row.rollout and isinstance(error, Rejected):
+            ended[unit] = str(error)
+        else:
+            report.error("start", error)
+    return ended
+
+
+def _settle(
+    rows: Wanted, units: Mapping[str, str], ended: Mapping[str, str], host: Host, report: Report
+) -> dict[int, Sequence[Desired]]:
+    """Judge every build that is being rolled out; returns the rows of those to promote, by build."""
+    rolling = {build.id: build for build in builds.rolling_out()}
+    if not rolling:
+        return {}
+    by_build: dict[int, list[Desired]] = defaultdict(list)
+    for row in rows.rollouts:
+        by_build[row.build_id].append(row)
+    seen = _look([row for row in rows.rollouts if row.unit], units, ended, host, report)
+    promoted: dict[int, Sequence[Desired]] = {}
+    for build_id, build in rolling.items():
+        verdict, reason = judge(by_build[build_id], seen, build.built_at, time.time(), builds.ROLLOUT_MAX_S)
+        if verdict is Verdict.PROMOTE:
+            promoted[build_id] = by_build[build_id]
+        elif verdict is Verdict.ROLL_BACK:
+            _roll_back(build, by_build[build_id], reason, host, report)
+        else:
+            report.again = report.again or not report.errors
+    return promoted
+
+
+def _look(
+    services: Sequence[Desired],
+    units: Mapping[str, str],
+    ended: Mapping[str, str],
+    host: Host,
+    report: Report,
+) -> dict[int, Seen]:
+    made = resources.units()
+    probes = host.each_probe([row for row in services if row.unit not in ended], WINDOW_S)
+    unhealthy = dict(zip((row.unit for row in services if row.unit not in ended), probes, strict=True))
+    seen = {}
+    for row in services:
+        unit = str(row.unit)
+        started = unit in report.started
+        seen[row.id] = Seen(
+            state="active" if started else units.get(unit),
+            since=made[unit].created_at if started or unit in units else None,
+            error=ended.get(unit),
+            unhealthy=unhealthy.get(unit),
+        )
+    return seen
+
+
+def _roll_back(build: Build, rows: Sequence[Desired], reason: str, host: Host, report: Report) -> None:
+    for row in rows:
+        if row.unit and row.unit not in report.stopped:
+            builds.note(
+                build.id, deployments.PHASE, "".join(f"{row.unit}: {line}\n" for line in host.tail(row.unit))
+            )
+    builds.note(build.id, deployments.PHASE, f"{reason}\nrolled back: what ran before goes on running\n")
+    with db.write():
+        deployments.roll_back(build)
+        builds.rollout_failed(build.id, f"{deployments.PHASE}: {reason}", time.time())
+    log.warning("rolled back", build_id=build.id, reason=reason)
+    report.failed[build.id] = reason
+    report.again = True
+
+
+def _route(
+    rows: Wanted, promoted: Mapping[int, Sequence[Desired]], settings: Settings, host: Host, report: Report
+) -> bool:
+    """Write the route table when it differs; False when Caddy does not take it."""
+    versions = {row.id: row for row in rows.live}
+    versions |= {row.id: row for group in promoted.values() for row in group}
+    own = routes.Own(settings.domain, settings.bind, settings.follow_bind) if settings.domain else None
+    table = routes.table([_entry(row) for row in versions.values()], own)
+    try:
+        changed = routes.merged(host.routes(), table)
+        if changed is not None:
+            host.replace_routes(changed)
+            report.routed = True
+            log.info("routes written", routes=len(changed))
+    except AdapterError as exc:
+        report.error("route", exc)
+        return False
+    return True
+
+
+def _entry(row: Desired) -> routes.Proxy | routes.Files:
+    if row.port is not None:
+        return routes.Proxy(hosts=row.hosts, port=row.port, id=row.id)
+    return routes.Files(hosts=row.hosts, root=row.store_path, spa=row.spa, id=row.id)
+
+
+def _go_live(promoted: Mapping[int, Sequence[Desired]], report: Report) -> None:
+    for build_id, rows in promoted.items():
+        hosts = sorted(host for row in rows for host in row.hosts)
+        builds.note(build_id, deployments.PHASE, "".join(f"live: {host}\n" for host in hosts))
+        with db.write():
+            build = builds.get(build_id)
+            if builds.went_live(build_id, time.time()):
+                deployments.went_live(build)
+                report.live.append(build_id)
+                log.info("live", build_id=build_id, hosts=hosts)
+        report.again = True
+
+
+def _stop(settings: Settings, host: Host, report: Report) -> None:
+    """Stop the units that no row names, each when its connections have ended or `drain_timeout` is over."""
+    names = deployments.units()
+    unwanted = {name: unit for name, unit in resources.units().items() if name not in names}
+    if not unwanted:
+        return
+    now = time.time()
+    resources.unwanted((name for name, unit in unwanted.items() if unit.unwanted_at is None), now)
+    busy = {
+        name: unit.port
+        for name, unit in unwanted.items()
+        if unit.port and now < (unit.unwanted_at or now) + settings.drain_timeout
+    }
+    deadline = time.monotonic() + WINDOW_S
+    while busy := {name: port for name, port in busy.items() if host.connections(port)}:
+        if time.monotonic() > deadline:
+            report.again = True
+            break
+        time.sleep(POLL_S)
+    ready = sorted(unwanted.keys() - busy.keys())
+    for name, error in zip(ready, host.each_stop(ready), strict=True):
+        if error is None:
+            resources.forget_units([name])
+            report.stopped.append(name)
+            log.info("stopped", unit=name)
+        else:
+            report.error("stop", error)

@@ -1,0 +1,63 @@
+"""The rows as the planner sees them: what is live, and what is being rolled out."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kennel_core.deployments import snapshot
+from kennel_core.models import Deployment, Project
+from kennel_core.reconcile.plan import Desired, Health
+from kennel_core.service_environment import environment
+from kennel_core.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """`live` must run and is routed; `rollouts` must run, and are routed once their whole build is healthy."""
+
+    live: tuple[Desired, ...]
+    rollouts: tuple[Desired, ...]
+
+
+def wanted(settings: Settings) -> Wanted:
+    """Read every row, in one query."""
+    rows = list(Deployment.select(Deployment, Project).join(Project))
+    hosts: dict[tuple[int, str], dict[str, str]] = defaultdict(dict)
+    for row in rows:
+        hosts[row.project_id, row.ref][row.name] = row.host
+    live, rollouts = [], []
+    for row in rows:
+        siblings = hosts[row.project_id, row.ref]
+        current = snapshot(row)
+        if row.live is not None:
+            live.append(_desired(row, row.live, siblings, settings, rollout=False))
+        if row.live != current:
+            rollouts.append(_desired(row, current, siblings, settings, rollout=True))
+    return Wanted(tuple(live), tuple(rollouts))
+
+
+def _desired(
+    row: Deployment,
+    version: Mapping[str, Any],
+    hosts: Mapping[str, str],
+    settings: Settings,
+    *,
+    rollout: bool,
+) -> Desired:
+    health = version["health"] or {}
+    return Desired(
+        id=row.id,
+        build_id=version["build"],
+        rollout=rollout,
+        hosts=tuple(filter(None, (version["host"], version["alias"], version["custom_domain"]))),
+        store_path=version["store_path"],
+        spa=version["spa"],
+        unit=version["unit"],
+        port=version["port"],
+        command=tuple(version["command"] or ()),
+        environment=environment(row, version, hosts, settings) if version["unit"] else {},
+        working_directory=version["config_path"],
+        health=Health(health["path"], health["timeout"]) if health else None,
+        project=row.project.full_name,
+    )

@@ -1,0 +1,175 @@
+"""What a pass does to the machine: a dull layer over the adapters."""
+
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from kennel_core.adapters import health, journal
+from kennel_core.adapters.caddy import Caddy
+from kennel_core.adapters.systemd import Systemd
+from kennel_core.adapters.unit_spec import UnitSpec, dynamic_user
+from kennel_core.errors import AdapterError, Unavailable
+from kennel_core.reconcile.plan import Desired
+from kennel_core.settings import Settings
+
+T = TypeVar("T")
+
+START_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 30.0
+LOCK_TIMEOUT_S = 120.0
+AT_ONCE = 8  # starts, probes and stops side by side
+
+
+class Host(Protocol):
+    """The machine as a pass sees it. Any method may raise AdapterError; `each_*` return errors instead."""
+
+    def units(self) -> dict[str, str]:
+        """Return systemd's ActiveState of every kennel unit, by name."""
+
+    def each_start(self, rows: Sequence[Desired]) -> list[AdapterError | None]:
+        """Start units, side by side; quiet for one that runs."""
+
+    def each_probe(self, rows: Sequence[Desired], window: float) -> list[str | None]:
+        """Ask services until they are healthy (None), for `window` seconds at most; else what was seen."""
+
+    def each_stop(self, names: Sequence[str]) -> list[AdapterError | None]:
+        """Stop units, side by side; quiet for one that is gone."""
+
+    def tail(self, unit: str) -> list[str]:
+        """Return the last lines that a unit wrote."""
+
+    def connections(self, port: int) -> int:
+        """Count the connections that a service still has."""
+
+    def routes(self) -> list[dict[str, Any]]:
+        """Return Caddy's route table."""
+
+    def replace_routes(self, routes: list[dict[str, Any]]) -> None:
+        """Write Caddy's route table."""
+
+
+class LocalHost:
+    """This machine."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._caddy = Caddy(settings.caddy_admin, settings.caddy_server)
+
+    def units(self) -> dict[str, str]:
+        """See `Host`: one D-Bus call."""
+        with Systemd(self._settings.bus) as systemd:
+            return systemd.units()
+
+    def each_start(self, rows: Sequence[Desired]) -> list[AdapterError | None]:
+        """See `Host`."""
+        return _each(self._start, rows)
+
+    def each_probe(self, rows: Sequence[Desired], window: float) -> list[str | None]:
+        """See `Host`."""
+
+        def probe(row: Desired) -> str | None:
+            if row.health is None or row.port is None:
+                return None
+            return health.wait(row.port, row.health.path, window, alive=lambda: True)
+
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            return list(pool.map(probe, rows))
+
+    def each_stop(self, names: Sequence[str]) -> list[AdapterError | None]:
+        """See `Host`."""
+        return _each(self._stop, names)
+
+    def tail(self, unit: str) -> list[str]:
+        """See `Host`."""
+        return journal.tail(unit, lines=20, directory=self._settings.journal_dir)
+
+    def connections(self, port: int) -> int:
+        """See `Host`."""
+        return health.connections(port)
+
+    def routes(self) -> list[dict[str, Any]]:
+        """See `Host`: one GET."""
+        return self._caddy.routes()
+
+    def replace_routes(self, routes: list[dict[str, Any]]) -> None:
+        """See `Host`: one PATCH."""
+        self._caddy.replace_routes(routes)
+
+    def _start(self, row: Desired) -> None:
+        spec = unit_spec(row, self._settings)
+        with Systemd(self._settings.bus) as systemd:
+            systemd.start(spec, START_TIMEOUT_S)
+
+    def _stop(self, name: str) -> None:
+        with Systemd(self._settings.bus) as systemd:
+            systemd.stop(name, STOP_TIMEOUT_S)
+
+
+def unit_spec(row: Desired, settings: Settings) -> UnitSpec:
+    """Describe the unit of a service."""
+    name = str(row.unit)
+    store = str(Path(row.store_path).parent)
+    service, branch = row.environment["KENNEL_SERVICE"], row.environment["KENNEL_BRANCH"]
+    return UnitSpec(
+        name=name,
+        argv=row.command,
+        environment=row.environment,
+        working_directory=row.working_directory,
+        description=f"Kennel: {service} of {row.project}, {branch}",
+        user=dynamic_user(name),
+        log_fields={
+            "KENNEL_DEPLOYMENT": str(row.id),
+            "KENNEL_BUILD": str(row.build_id),
+            "KENNEL_PROJECT": row.project,
+        },
+        memory_max=settings.memory_max,
+        tasks_max=settings.tasks_max,
+        readable=() if store == "/nix/store" else (store,),
+    )
+
+
+def _each(action: Callable[[T], None], targets: Sequence[T]) -> list[AdapterError | None]:
+    def attempt(target: T) -> AdapterError | None:
+        try:
+            action(target)
+        except AdapterError as exc:
+            return exc
+        return None
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return list(pool.map(attempt, targets))
+
+
+@contextmanager
+def only_one(lock: Path) -> Iterator[None]:
+    """Hold the host's lock for a pass; the kernel drops it when the holder dies.
+
+    Raises:
+        Unavailable: another pass held it for LOCK_TIMEOUT_S.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        deadline = time.monotonic() + LOCK_TIMEOUT_S
+        while not _locked(descriptor):
+            if time.monotonic() > deadline:
+                raise Unavailable(
+                    "reconciler", "lock", f"another pass has held {lock} for {LOCK_TIMEOUT_S:.0f} s"
+                )
+            time.sleep(0.05)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

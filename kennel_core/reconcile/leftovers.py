@@ -1,0 +1,57 @@
+"""What builds leave on the disk: GC roots of outputs, and build directories."""
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from peewee import fn
+
+from kennel_core import deployments
+from kennel_core.models import Build, BuildStatus, Deployment
+from kennel_core.settings import Settings
+
+
+def sweep(settings: Settings) -> None:
+    """Drop the roots of outputs that no row needs and that are not kept for a rollback; and dead directories.
+
+    Kept are the builds that rows name, those that still run, and the last `keep_builds` of each ref that is
+    deployed. Other names in the two directories are left alone.
+    """
+    unfinished = {
+        row.id
+        for row in Build.select(Build.id).where(Build.status << [BuildStatus.BUILDING, BuildStatus.BUILT])
+    }
+    roots = _by_build(settings.gcroots_dir)
+    if roots.keys() - unfinished:
+        keep = unfinished | deployments.builds_named() | _kept(settings.keep_builds)
+        for build_id in roots.keys() - keep:
+            for root in roots[build_id]:
+                root.unlink(missing_ok=True)
+    directories = _by_build(settings.work_dir)
+    for build_id in directories.keys() - unfinished:
+        for directory in directories[build_id]:
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def _by_build(directory: Path) -> dict[int, list[Path]]:
+    """Group a directory's entries by the build id that their names begin with."""
+    found: dict[int, list[Path]] = {}
+    for entry in directory.iterdir() if directory.is_dir() else ():
+        number = entry.name.partition("-")[0]
+        if number.isdecimal():
+            found.setdefault(int(number), []).append(entry)
+    return found
+
+
+def _kept(count: int) -> set[int]:
+    place = fn.ROW_NUMBER().over(partition_by=[Build.project, Build.ref], order_by=[Build.id.desc()])
+    deployed = Deployment.select(Deployment.id).where(
+        Deployment.project == Build.project, Deployment.ref == Build.ref
+    )
+    ranked = Build.select(Build.id, place.alias("place")).where(
+        Build.outputs.is_null(is_null=False), fn.EXISTS(deployed)
+    )
+    rows: Iterable[tuple[int]] = (
+        Build.select(ranked.c.id).from_(ranked).where(ranked.c.place <= count).tuples()
+    )
+    return {build_id for (build_id,) in rows}
