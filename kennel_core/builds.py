@@ -48,7 +48,7 @@ def enqueue(project: Project, ref: str, commit: str, now: float) -> Build:
 
     Older builds of the ref that wait end as superseded, and one that runs is asked to stop. When the newest
     build of the ref already is this commit, and did not fail, it is returned instead: the same push twice
-    changes nothing.
+    changes nothing. The caller rings the doorbell once the transaction is committed.
     """
     newest: Build | None = (
         _without_log()
@@ -58,7 +58,9 @@ def enqueue(project: Project, ref: str, commit: str, now: float) -> Build:
     )
     if newest and _still_wanted(newest):
         return newest
-    build: Build = Build.create(project=project, ref=ref, commit=commit, created_at=now)
+    build: Build = Build.create(
+        project=project, ref=ref, commit=commit, created_at=now, enqueued_at=now
+    )
     _supersede(project, ref, f"superseded by build {build.id}", now, before=build.id)
     return build
 
@@ -80,11 +82,6 @@ def _supersede(project: Project, ref: str, reason: str, now: float, before: int)
     Build.update(cancel_requested=True, error=reason).where(
         older, Build.status == BuildStatus.BUILDING
     ).execute()
-
-
-def mark_rung(build_id: int, now: float) -> None:
-    """Note that a message for a build was sent."""
-    Build.update(enqueued_at=now).where(Build.id == build_id).execute()
 
 
 def claim(now: float) -> Build | None:
@@ -255,7 +252,7 @@ def retry(build_id: int, now: float) -> Build:
         if found is not None:
             raise Conflict(f"build {build_id}: build {found.id} of {build.ref} is newer; retry that one")
         fresh: Build = Build.create(
-            project=build.project_id, ref=build.ref, commit=build.commit, created_at=now
+            project=build.project_id, ref=build.ref, commit=build.commit, created_at=now, enqueued_at=now
         )
         return fresh
 

@@ -84,18 +84,18 @@ def run_pass(settings: Settings, doorbell: Doorbell, host: Host, backoff: Backof
         AdapterError: the host could not be observed; nothing was changed.
     """
     report = Report()
-    with metrics.pass_timer() as timer:
-        report.rung = builds.forgotten(time.time(), settings.max_builds)
-        for build_id in report.rung:
-            doorbell.build(build_id)
-        rows = wanted(settings)
-        units = host.units()
-        ended = _start(rows, units, host, backoff, report)
-        promoted = _settle(rows, units, ended, host, report)
-        if _route(rows, promoted, settings, host, report):
-            _go_live(promoted, report)
-            _stop(settings, host, report)
-        timer.result = report.result
+    started = time.monotonic()
+    report.rung = builds.forgotten(time.time(), settings.max_builds)
+    for build_id in report.rung:
+        doorbell.build(build_id)
+    rows = wanted(settings)
+    units = host.units()
+    ended = _start(rows, units, host, backoff, report)
+    promoted = _settle(rows, units, ended, host, report)
+    if _route(rows, promoted, settings, host, report):
+        _go_live(promoted, report)
+        _stop(settings, host, report)
+    metrics.pass_ended(report.result, time.monotonic() - started)
     return report
 
 

@@ -1,0 +1,40 @@
+"""Celery's settings. A message is a hint and the row is the job, so nothing here guards against loss."""
+
+from kennel_core.settings import load_or_exit
+
+_settings = load_or_exit()
+
+broker_url = _settings.broker_url
+broker_connection_retry_on_startup = True
+broker_connection_max_retries = None  # a broker that is down at start comes back, too
+broker_transport_options = {
+    "visibility_timeout": 86_400,  # longer than any build: nothing is delivered again while it runs
+    "socket_connect_timeout": 5,
+    "socket_timeout": 30,  # a worker blocks in BRPOP for less; who rings has its own: kennel_tasks.doorbell
+}
+
+accept_content = ["json"]
+task_serializer = "json"
+task_ignore_result = True
+
+task_create_missing_queues = False
+task_queues = {"builds": {}, "reconcile": {}}
+task_default_queue = "reconcile"
+task_routes = {"kennel.build": {"queue": "builds"}, "kennel.reconcile": {"queue": "reconcile"}}
+
+imports = ["kennel_tasks.tasks"]
+task_acks_late = True  # a clean stop gives the message back at once
+task_reject_on_worker_lost = False  # the lease and its attempt counter decide, not the broker
+worker_prefetch_multiplier = 1
+worker_cancel_long_running_tasks_on_connection_loss = False  # Redis: tasks would wait for visibility_timeout
+worker_concurrency = _settings.max_builds
+worker_soft_shutdown_timeout = 10
+
+worker_hijack_root_logger = False
+worker_send_task_events = True  # flower lists tasks by these
+task_send_sent_event = True
+
+beat_schedule = {
+    "pass": {"task": "kennel.reconcile", "schedule": 30.0, "options": {"expires": 25}},
+}
+beat_scheduler = "celery.beat:Scheduler"  # one fixed entry: nothing to keep on disk

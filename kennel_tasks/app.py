@@ -1,0 +1,36 @@
+"""The Celery application, and what happens around its workers."""
+
+from typing import Any
+
+from celery import Celery, signals
+from celery.worker.control import Panel
+
+from kennel_core import db, logs
+from kennel_core.settings import load_or_exit
+
+settings = load_or_exit()
+db.configure(settings.database)
+
+app = Celery("kennel")
+app.config_from_object("celeryconfig")
+
+# Remote control is for looking only: whoever reaches the broker must not stop workers or revoke tasks.
+for _name, _meta in list(Panel.meta.items()):
+    if _meta.type == "control" and _name not in {"enable_events", "heartbeat", "election"}:
+        del Panel.data[_name], Panel.meta[_name]
+
+
+@signals.setup_logging.connect
+def _configure_logging(**_: Any) -> None:
+    logs.configure(settings)
+
+
+@signals.worker_process_init.connect
+def _after_fork(**_: Any) -> None:
+    if not db.database.is_closed():
+        raise RuntimeError("a database connection was open when the worker forked; it would lose commits")
+
+
+@signals.worker_ready.connect
+def _ask_for_a_pass(**_: Any) -> None:
+    app.send_task("kennel.reconcile")
