@@ -78,7 +78,10 @@ def base(options: Base, caddy: tuple[int, int]) -> dict[str, Any]:
                     options.server: _server(options.https)
                     | {"tls_connection_policies": [{}], "routes": [NOT_YET]},
                     f"{options.server}-redirect": _server(options.http)
-                    | {"routes": [{"handle": [_redirect(redirect + "{http.request.uri}")]}]},
+                    | {
+                        "protocols": ["h1"],
+                        "routes": [{"handle": [_redirect(redirect + "{http.request.uri}")]}],
+                    },
                 },
             },
             "tls": {"automation": _automation(options, caddy)},
@@ -115,11 +118,14 @@ NEWER_FIELDS = frozenset({"stream_close_delay", "request_buffers"})
 
 
 def _server(listen: str) -> dict[str, Any]:
+    """Give a server its limits. `write_timeout` is long because it ends event streams, too."""
     return {
         "listen": [listen],
         "protocols": ["h1", "h2"],
         "automatic_https": {"disable": True},
         "read_header_timeout": "10s",
+        "read_timeout": "10m",
+        "write_timeout": "24h",
         "idle_timeout": "2m",
     }
 

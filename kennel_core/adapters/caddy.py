@@ -6,8 +6,8 @@ from typing import Any
 from urllib.parse import quote
 
 import requests
-from requests_unixsocket.adapters import UnixAdapter
 
+from kennel_core.adapters import unix_http
 from kennel_core.caddy_config import NEWER_FIELDS, Route, older
 from kennel_core.errors import Rejected, Unavailable
 
@@ -22,15 +22,13 @@ class Caddy:
     """
 
     def __init__(self, admin: str, server: str = "kennel", timeout: float = TIMEOUT_S) -> None:
+        self._admin = admin
         self._server = server
         self._timeout = timeout
-        self._session = requests.Session()
-        self._session.trust_env = False  # a proxy is for the world outside, not for the admin API
-        self._session.mount("http+unix://", UnixAdapter())  # type: ignore[no-untyped-call]
+        self._session, root = unix_http.session(admin)
         # Caddy replaces the admin listener at each reload: a connection kept open could be reset.
         self._session.headers["Connection"] = "close"
-        path = f"/config/apps/http/servers/{quote(server, safe='')}/routes"
-        self._url = _root(admin) + path
+        self._url = f"{root}/config/apps/http/servers/{quote(server, safe='')}/routes"
         self._etag: str | None = None
 
     def routes(self) -> list[Route]:
@@ -80,8 +78,11 @@ class Caddy:
             response = self._session.request(
                 method, self._url, json=body, headers=headers, timeout=self._timeout
             )
+        except requests.Timeout as exc:
+            silence = f"no answer from {self._admin} within {self._timeout:g} s"
+            raise Unavailable("caddy", operation, silence) from exc
         except requests.RequestException as exc:
-            raise Unavailable("caddy", operation, f"no answer from {self._url}: {exc}") from exc
+            raise Unavailable("caddy", operation, f"cannot reach {self._admin}: {exc}; does it run?") from exc
         if response.ok:
             return response
         raise self._refusal(response, operation)
@@ -98,12 +99,6 @@ class Caddy:
 
     def _no_server(self, operation: str) -> Rejected:
         return Rejected("caddy", operation, f"no server '{self._server}': load deploy/caddy.json")
-
-
-def _root(admin: str) -> str:
-    if admin.startswith("unix://"):
-        return "http+unix://" + quote(admin.removeprefix("unix://"), safe="")
-    return admin.rstrip("/")
 
 
 def _message(response: requests.Response) -> str | None:
