@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from kennel_core import logs
 from kennel_core.settings import Settings
 
-
 SECRETIVE = ("event", "env", "argv", "exception")
 
 

@@ -1,0 +1,59 @@
+"""Rows as records: the fields that ``--json`` prints and tables choose from. They are kept stable."""
+
+from typing import Any
+
+from kennel_core import deployments
+from kennel_core.cli.output import moment
+from kennel_core.models import Build, Deployment, Project
+from kennel_core.settings import Settings
+
+
+def of_project(row: Project) -> dict[str, Any]:
+    """Describe a project, without its secret."""
+    return {
+        "id": row.id,
+        "project": row.full_name,
+        "clone_url": row.clone_url,
+        "default_branch": row.default_branch,
+        "created_at": moment(row.created_at),
+    }
+
+
+def of_build(row: Build) -> dict[str, Any]:
+    """Describe a build, without its log."""
+    return {
+        "id": row.id,
+        "project": row.project.full_name,
+        "ref": row.ref,
+        "commit": row.commit,
+        "status": str(row.status),
+        "error": row.error,
+        "attempt": row.attempt,
+        "created_at": moment(row.created_at),
+        "started_at": moment(row.started_at),
+        "built_at": moment(row.built_at),
+        "finished_at": moment(row.finished_at),
+    }
+
+
+def of_deployment(row: Deployment, settings: Settings) -> dict[str, Any]:
+    """Describe a deployment. `status`: starting until the row's own version is live."""
+    live = row.live or {}
+    hosts = [host for host in (row.custom_domain, row.host, row.alias) if host]
+    return {
+        "id": row.id,
+        "project": row.project.full_name,
+        "ref": row.ref,
+        "name": row.name,
+        "kind": str(row.kind),
+        "environment": str(row.environment),
+        "status": "live" if row.live == deployments.snapshot(row) else "starting",
+        "url": settings.url(hosts[0]),
+        "hosts": hosts,
+        "build": row.__data__["build"],  # without a query for the row
+        "live_build": live.get("build"),
+        "store_path": row.store_path,
+        "unit": row.unit,
+        "port": row.port,
+        "updated_at": moment(row.updated_at),
+    }

@@ -1,0 +1,69 @@
+"""What the next pass would do, and why; changes nothing."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from kennel_core import resources
+from kennel_core.reconcile import routes
+from kennel_core.reconcile.desired import Wanted, wanted
+from kennel_core.reconcile.host import Host
+from kennel_core.reconcile.plan import Actual, Desired, diff
+from kennel_core.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One change: `action` is start, stop, route or unroute; `what` a unit or hosts; `why` a sentence."""
+
+    action: str
+    what: str
+    why: str
+
+
+def preview(settings: Settings, host: Host) -> list[Step]:
+    """Observe and plan, as a pass does; needs a database connection.
+
+    Raises:
+        AdapterError: the host could not be observed.
+    """
+    rows = wanted(settings)
+    units = host.units()
+    made = resources.units()
+    plan = diff((*rows.live, *rows.rollouts), Actual(units, frozenset(made)))
+    current = routes.entries(host.routes())
+    return [
+        *(Step("start", str(row.unit), _why_start(row, units)) for row in plan.start),
+        *_route(rows, current),
+        *(Step("stop", name, "no deployment names it any more") for name in plan.stop),
+    ]
+
+
+def _why_start(row: Desired, units: Mapping[str, str]) -> str:
+    state = units.get(str(row.unit), "not there")
+    return f"build {row.build_id} wants it" if row.rollout else f"it is {state}, and should run"
+
+
+def _entry(row: Desired) -> routes.Proxy | routes.Files:
+    hosts = tuple(sorted(row.hosts))  # as `routes.entries` gives them
+    if row.port is not None:
+        return routes.Proxy(hosts=hosts, port=row.port, id=row.id)
+    return routes.Files(hosts=hosts, root=row.store_path, spa=row.spa, id=row.id)
+
+
+def _route(rows: Wanted, current: Mapping[int, routes.Proxy | routes.Files]) -> list[Step]:
+    live = {row.id: _entry(row) for row in rows.live}
+    steps = []
+    for number, entry in sorted(live.items()):
+        found = current.get(number)
+        if found is None:
+            steps.append(Step("route", " ".join(entry.hosts), "Caddy has no route for it"))
+        elif found != entry:
+            steps.append(Step("route", " ".join(entry.hosts), "Caddy sends it elsewhere"))
+    for row in rows.rollouts:
+        why = f"once all of build {row.build_id} is healthy"
+        steps.append(Step("route", " ".join(row.hosts), why))
+    return steps + [
+        Step("unroute", " ".join(found.hosts), "no deployment has this host name any more")
+        for number, found in sorted(current.items())
+        if number not in live
+    ]
