@@ -1,7 +1,8 @@
 """What Kennel expects Caddy to run before the first route is written. Pure.
 
-Caddy's JSON differs between generations: 2.8 replaced `ask` by a `permission` module, and 2.7 brought
-`stream_close_delay` and `request_buffers`. An unknown field makes Caddy refuse the whole configuration.
+Caddy's JSON differs between generations: 2.8 replaced `ask` by a `permission` module (newer ones still know
+`ask`, but not beside a policy of one's own), and 2.7 brought `stream_close_delay` and `request_buffers`. An
+unknown field makes Caddy refuse the whole configuration.
 """
 
 import re

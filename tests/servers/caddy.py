@@ -45,13 +45,10 @@ def programs() -> list[Path]:
 def version_of(program: Path) -> tuple[int, int]:
     """Ask a Caddy for its version."""
     said = [
-        subprocess.run([program, command], check=False, capture_output=True, text=True, timeout=30).stdout
+        subprocess.run([program, command], check=True, capture_output=True, text=True, timeout=30).stdout
         for command in ("version", "build-info")
     ]
-    try:
-        return caddy_config.version(said[0])
-    except ValueError:
-        return caddy_config.version(said[1])
+    return caddy_config.version("".join(said))
 
 
 @dataclass(frozen=True)
