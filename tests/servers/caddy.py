@@ -171,6 +171,10 @@ class CaddyServer:
         """Count the writes that its admin API got."""
         return sum(line.get("method") in {"PATCH", "POST", "PUT", "DELETE"} for line in self.log())
 
+    def reloads(self) -> int:
+        """Count how often it took up a changed configuration."""
+        return sum(line.get("msg", "").startswith("autosaved config") for line in self.log())
+
     def reset(self) -> None:
         """Put the base configuration back, and let no name have a certificate."""
         self.ask.allowed.clear()
