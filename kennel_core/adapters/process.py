@@ -52,6 +52,7 @@ class Finished:
     stdout: str
     timed_out: bool
     tail: list[str]
+    seconds: float
 
 
 OnLine = Callable[[str, str], None]
@@ -73,6 +74,7 @@ class _Running:
     place: int
     process: subprocess.Popen[bytes]
     marker: bytes
+    began: float
     deadline: float
     pidfd: int
     streams: list[_Stream] = field(default_factory=list)
@@ -155,8 +157,9 @@ class _Supervisor:
                 os.close(stdin)
         self._children.add(process.pid)
         marker = f"{MARKER}={value}".encode()
-        deadline = time.monotonic() + command.timeout
-        running = _Running(command, place, process, marker, deadline, os.pidfd_open(process.pid))
+        now = time.monotonic()
+        pidfd = os.pidfd_open(process.pid)
+        running = _Running(command, place, process, marker, now, now + command.timeout, pidfd)
         self._running.append(running)
         self._selector.register(running.pidfd, selectors.EVENT_READ, running)
         for pipe, captured in ((process.stdout, command.capture), (process.stderr, False)):
@@ -231,6 +234,7 @@ class _Supervisor:
             stdout=running.stdout.decode(errors="replace"),
             timed_out=timed_out,
             tail=list(running.tail),
+            seconds=time.monotonic() - running.began,
         )
 
     def _end_all(self) -> None:

@@ -1,0 +1,67 @@
+"""The clone phase: the files of exactly one commit, and nothing of what a repository could run."""
+
+import time
+
+from kennel_core.adapters.process import Finished
+from kennel_core.environment import git_ref
+from kennel_core.errors import BuildFailed
+from kennel_core.logs import redact
+from kennel_core.manifest import plain
+from kennel_core.pipeline import commands
+from kennel_core.pipeline.job import Job, failed
+
+PHASE = "clone"
+
+
+def clone(job: Job) -> None:
+    """Fetch the commit by its id, and put its files into the job's source directory.
+
+    A server that does not hand out a commit by its id is asked for the whole ref.
+
+    Raises:
+        BuildFailed: the repository cannot be reached, or does not have the commit any more.
+    """
+    commit, ref, url = job.build.commit, git_ref(job.build.ref), job.build.project.clone_url
+    protocol = _checked(commit, ref, url, allow_file=job.settings.git_allow_file)
+    deadline = time.monotonic() + job.settings.clone_timeout
+
+    def git(argv: list[str]) -> Finished:
+        left = max(deadline - time.monotonic(), 0.1)
+        return job.run(job.command(PHASE, argv, left, protocol=protocol))
+
+    def must(argv: list[str], what: str) -> None:
+        done = git(argv)
+        if done.exit_code != 0 or done.timed_out:
+            raise failed(done, what, "see the lines above", "KENNEL_CLONE_TIMEOUT")
+
+    job.log.line(PHASE, f"fetching {commit} of {ref} from {url}")
+    must(commands.git_init(job.source, commit), "making a repository")
+    done = git(commands.git_fetch(job.source, url, commit, depth=1))
+    if done.exit_code != 0 and not done.timed_out:
+        job.log.line(PHASE, f"the server does not give the commit by its id; fetching {ref}")
+        done = git(commands.git_fetch(job.source, url, ref, depth=None))
+    if done.exit_code != 0 or done.timed_out:
+        if "couldn't find remote ref" in "\n".join(done.tail):
+            raise BuildFailed(PHASE, f"{ref} is gone from the repository; push it again to build it")
+        raise failed(
+            done, f"fetching from {url}", "is the forge up and the clone URL right?", "KENNEL_CLONE_TIMEOUT"
+        )
+    if git(commands.git_has(job.source, commit)).exit_code != 0:
+        raise BuildFailed(
+            PHASE,
+            f"commit {commit[:12]} is not in {ref} any more, so it was overwritten; push again to build",
+        )
+    must(commands.git_checkout(job.source, commit), f"checking out {commit[:12]}")
+
+
+def _checked(commit: str, ref: str, url: str, *, allow_file: bool) -> str:
+    """Return the transport to use, when nothing here can be anything but a commit, a ref and a URL."""
+    protocol = commands.protocol(url, allow_file=allow_file)
+    if protocol is None:
+        shown = plain(redact(url))
+        raise BuildFailed(PHASE, f"{shown} is not a clone URL that Kennel uses; register an https:// one")
+    if not commands.is_commit(commit):
+        raise BuildFailed(PHASE, f"{plain(commit)} is not a commit id; push again")
+    if not commands.is_git_ref(ref):
+        raise BuildFailed(PHASE, f"{plain(ref)} is not a name that git accepts; rename the branch")
+    return protocol
