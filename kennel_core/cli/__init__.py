@@ -6,7 +6,6 @@ Data goes to standard output, everything else to standard error. Exit statuses: 
 130 interrupted.
 """
 
-import os
 import sys
 
 import click
@@ -69,9 +68,6 @@ def run(arguments: list[str]) -> int:
         return exc.exit_code
     except click.Abort:
         return INTERRUPTED
-    except BrokenPipeError:  # the reader, such as head(1), has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except KennelError as exc:
         lines = logs.redact(str(exc)).split("\n")
         sys.stderr.write("kennel: " + "\n".join(logs.escape(line) for line in lines) + "\n")
