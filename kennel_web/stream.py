@@ -41,6 +41,7 @@ def follow(make: Callable[[], Iterator[str]]) -> BaseResponse:
 
 
 def _until_gone(texts: Iterator[str], client: socket.socket | None) -> Iterator[bytes]:
+    yield b""  # sends the headers, however long the first line takes
     for text in texts:
         if client is not None and _has_gone(client):
             return

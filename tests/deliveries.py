@@ -1,0 +1,76 @@
+"""Deliveries of a forge: recorded ones, and ones made like them."""
+
+import copy
+import hmac
+import itertools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+RECORDINGS = Path(__file__).parent / "fixtures" / "webhooks"
+RECORDED_SECRET = "hook-secret-for-tests"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+_ids = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What a real forge sent."""
+
+    name: str  # such as forgejo/branch-delete
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def _load(path: Path) -> Recording:
+    headers = dict(json.loads(path.read_text())["headers"])
+    body = path.with_name(path.name.replace(".headers.", ".body.")).read_bytes()
+    name, _number, _repo, event = path.name.removesuffix(".headers.json").split(".")
+    return Recording(f"{path.parent.name}/{name}/{event}", headers, body)
+
+
+RECORDED = [_load(path) for path in sorted(RECORDINGS.glob("*/*.headers.json"))]
+
+
+def document(name: str, repository: str = "acme/shop") -> dict:
+    """A copy of a recorded document, as if it came from `repository`."""
+    found = next(recording for recording in RECORDED if recording.name == name)
+    made = copy.deepcopy(json.loads(found.body))
+    owner, _, short = repository.partition("/")
+    made["repository"] |= {"name": short, "full_name": repository}
+    made["repository"]["owner"] |= {"login": owner, "username": owner}
+    return made
+
+
+def push(ref: str = "refs/heads/main", commit: str = COMMIT, repository: str = "acme/shop") -> dict:
+    return document("forgejo/push/push", repository) | {"ref": ref, "after": commit}
+
+
+def deleted(ref: str, repository: str = "acme/shop") -> dict:
+    return document("forgejo/branch-delete/delete", repository) | {"ref": ref}
+
+
+def pull_request(action: str, number: int = 7, commit: str = COMMIT, repository: str = "acme/shop") -> dict:
+    made = document("forgejo/pr-opened/pull_request", repository) | {"action": action, "number": number}
+    made["pull_request"]["head"]["sha"] = commit
+    return made
+
+
+def encoded(body: object) -> bytes:
+    return body if isinstance(body, bytes) else json.dumps(body).encode()
+
+
+def signature(secret: str, body: bytes) -> str:
+    return hmac.digest(secret.encode(), body, "sha256").hex()
+
+
+def headers(secret: str, body: bytes, event: str = "push", delivery: str = "") -> dict[str, str]:
+    """The headers that Forgejo sends with a body; each call has a delivery id of its own."""
+    return {
+        "Content-Type": "application/json",
+        "X-Forgejo-Event": event,
+        "X-Forgejo-Delivery": delivery or f"00000000-0000-4000-8000-{next(_ids):012}",
+        "X-Forgejo-Signature": signature(secret, body),
+    }
