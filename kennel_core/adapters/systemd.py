@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import re
+import signal
 import time
 from collections import deque
 from types import TracebackType
@@ -55,6 +56,8 @@ SETUP_FAILURES = {
     226: "its sandbox could not be set up: is one of the directories it is to see not there?",
     228: "its system call filter could not be set up",
 }
+
+ENDED_WELL = "the program ended at once, with success; a service has to go on running"
 
 _LATER = frozenset(
     {
@@ -177,7 +180,7 @@ class Systemd:
         try:
             status = self.status(spec.name)
         except NotFound:
-            return "the program ended at once, with success; a service has to go on running"
+            return ENDED_WELL
         restarting = status.sub_state == "auto-restart"
         if result == "done" and status.active_state in RUNNING and not restarting:
             return None
@@ -263,9 +266,13 @@ def explain(status: UnitStatus, spec: UnitSpec) -> str:
         names = {"program": spec.argv[0], "directory": spec.working_directory, "user": spec.user}
         return f"{SETUP_FAILURES[code].format(**names)} (result {result}, status {code})"
     if result in {"signal", "core-dump", "oom-kill"}:
-        hint = "; was its memory limit too small?" if code == 9 or result == "oom-kill" else ""
+        hint = "; was its memory limit too small?" if code == signal.SIGKILL or result == "oom-kill" else ""
         return f"the program was killed by signal {code} at once{hint} (result {result}, status {code})"
-    return f"the program ended at once (result {result}, status {code})"
+    if result == "success":
+        return ENDED_WELL
+    if result == "exit-code":
+        return f"the program ended at once with exit status {code}"
+    return f"systemd could not set it up; the journal of the unit says why (result {result})"
 
 
 class _Connection(DBusConnection):  # type: ignore[misc]  # jeepney carries no types

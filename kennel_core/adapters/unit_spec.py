@@ -12,6 +12,8 @@ from typing import Any
 
 from jeepney import DBusAddress, Message, new_method_call
 
+from kennel_core.errors import Rejected
+
 SLICE = "kennel.slice"
 SYSTEMD1 = "org.freedesktop.systemd1"
 MANAGER = DBusAddress("/org/freedesktop/systemd1", SYSTEMD1, f"{SYSTEMD1}.Manager")
@@ -67,7 +69,12 @@ def start_message(spec: UnitSpec) -> Message:
     """Spell a unit as the StartTransientUnit call that creates it.
 
     Mode "fail" makes systemd refuse a name that is already in use.
+
+    Raises:
+        Rejected: a text has a NUL in it, for which D-Bus would end the connection.
     """
+    if "\0" in "".join((*spec.argv, *spec.environment.values(), *spec.readable, *spec.log_fields.values())):
+        raise Rejected("systemd", f"start {spec.name}", "an argument or variable has a NUL character in it")
     properties = [*_service(spec), *_limits(spec), *(_sandbox(spec) if spec.sandbox else ())]
     return new_method_call(
         MANAGER, "StartTransientUnit", "ssa(sv)a(sa(sv))", (spec.name, "fail", properties, [])
