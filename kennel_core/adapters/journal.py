@@ -16,7 +16,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from kennel_core.adapters.unit_spec import SLICE
 from kennel_core.errors import Unavailable
 
 READ_TIMEOUT_S = 10.0  # without a byte, when not following
@@ -24,7 +23,7 @@ BEAT_S = 1.0  # how often a follower hears something
 ENTRY_MAX = 1024 * 1024  # bytes of one entry as JSON; a longer one is left out
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_FIELDS = "MESSAGE,_SYSTEMD_UNIT"
+_FIELDS = "MESSAGE,_SYSTEMD_UNIT,_UID"
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-_])")
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
@@ -109,34 +108,32 @@ def _first_of_last(lines: int, since: float, matches: list[str], directory: Path
 
 
 def _matches(own: str, unit: str | None) -> list[str]:
-    """Select the lines of a service, and those of the system's or the user's manager about its unit.
-
-    A service can write any field that does not begin with ``_``, so each group has one that does.
-    """
-    groups = [[own, f"_SYSTEMD_SLICE={SLICE}"]]
+    """Select the lines of a service, and those of the system's or the user's manager about its unit."""
+    groups = [[own]]
     if unit is not None:
         user = f"_UID={os.getuid()}"
-        groups += [
-            [f"UNIT={unit}", "_PID=1"],
-            [f"_SYSTEMD_USER_UNIT={unit}", user],
-            [f"USER_UNIT={unit}", user],
-        ]
+        groups += [[f"UNIT={unit}", "_PID=1"]]
+        groups += [[f"_SYSTEMD_USER_UNIT={unit}", user], [f"USER_UNIT={unit}", user]]
     matches: list[str] = []
     for group in groups:
         matches += ["+", *group] if matches else group
     return matches
 
 
-def _is_foreign(entry: Mapping[str, Any], unit: str | None) -> bool:
-    """Tell whether another service of Kennel wrote this line and claims to be this one."""
-    writer = entry.get("_SYSTEMD_UNIT")
-    if unit is None or not isinstance(writer, str) or not writer.startswith("kennel-"):
-        return False
-    return writer.rpartition("-")[0] != unit.rpartition("-")[0]  # all but the revision
+def _is_forged(entry: Mapping[str, Any], unit: str | None) -> bool:
+    """Tell whether something else wrote this line and claims to be the deployment.
+
+    Only fields that begin with ``_`` are journald's own word. Of these, the lines of a process that has
+    ended already have little more than the unit.
+    """
+    writer = str(entry.get("_SYSTEMD_UNIT"))
+    if not writer.startswith("kennel-"):
+        return entry.get("_UID") not in ("0", str(os.getuid()))  # the managers
+    return unit is not None and writer.rpartition("-")[0] != unit.rpartition("-")[0]  # all but the revision
 
 
 def _lines(entry: Mapping[str, Any], unit: str | None) -> Iterator[str]:
-    if _is_foreign(entry, unit):
+    if _is_forged(entry, unit):
         return
     moment = datetime.fromtimestamp(int(entry["__REALTIME_TIMESTAMP"]) / 1e6, UTC)
     stamp = f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond:06d}Z"
