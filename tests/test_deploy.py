@@ -1,0 +1,92 @@
+"""What an operator installs is held to the code and to the programs that read it."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kennel_core.models import BuildStatus
+
+ROOT = Path(__file__).parents[1]
+UNITS = ROOT / "deploy/systemd"
+INSTALLED = "/opt/kennel"
+
+
+def test_systemd_finds_no_fault_in_the_units(tmp_path: Path) -> None:
+    for path in UNITS.iterdir():
+        shutil.copy(path, tmp_path)
+    for path in tmp_path.glob("*.service"):  # the programs must exist where they are looked for
+        path.write_text(path.read_text().replace(f"{INSTALLED}/.venv/bin", str(Path(sys.executable).parent)))
+    names = sorted(
+        str(path) for path in tmp_path.iterdir() if path.suffix in {".service", ".target", ".slice"}
+    )
+
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", *names],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    ours = [line for line in done.stderr.splitlines() if "kennel" in line]
+    assert ours == []
+
+
+def commands(text: str) -> set[str]:
+    """Give what a Procfile or a unit runs, without paths, options that differ, and escapes."""
+    found = re.findall(r"(?:gunicorn -c deploy/gunicorn.conf.py|celery --quiet -A kennel_tasks) .*", text)
+    return {command.replace("%%", "%") for command in found if "flower" not in command}
+
+
+def test_the_units_run_what_the_local_stack_runs() -> None:
+    units = "\n".join(path.read_text() for path in UNITS.glob("*.service"))
+
+    assert commands(units.replace(f"{INSTALLED}/", "")) == commands((ROOT / "Procfile").read_text())
+
+
+@pytest.mark.parametrize("path", sorted(UNITS.glob("kennel-*.service")), ids=lambda path: path.stem)
+def test_every_unit_is_confined_and_belongs_to_the_target(path: Path) -> None:
+    text = path.read_text()
+
+    for line in (
+        "PartOf=kennel.target",
+        "NoNewPrivileges=yes",
+        "ProtectSystem=strict",
+        "CapabilityBoundingSet=",
+    ):
+        assert f"\n{line}" in text
+    assert (
+        f"Wants={path.name}" in (UNITS / "kennel.target").read_text()
+        or path.stem == "kennel-migrate"
+        or (path.name in (UNITS / "kennel.target").read_text())
+    )
+
+
+def test_the_operators_page_names_commands_files_and_states_that_exist() -> None:
+    page = (ROOT / "docs/operations.md").read_text()
+
+    for name in set(re.findall(r"deploy/[\w./-]+", page)) - {"deploy/systemd/kennel"}:
+        assert (ROOT / name).exists(), name
+    for verb in set(re.findall(r"`(kennel [a-z-]+(?: [a-z-]+)?)", page)):
+        words = [word for word in verb.split()[1:] if word != "show"]
+        done = subprocess.run(
+            [str(Path(sys.executable).with_name("kennel")), *words, "--help"],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, verb
+    for status in ("queued", "building", "failed"):
+        assert status in set(BuildStatus)
+
+
+def test_the_makefile_explains_every_target() -> None:
+    text = (ROOT / "Makefile").read_text()
+    targets = set(re.search(r"\.PHONY: (.*)", text)[1].split())
+
+    assert set(re.findall(r"^([a-z-]+):.*##", text, re.MULTILINE)) == targets
