@@ -166,9 +166,7 @@ def _without_nulls(raw: dict[str, Any]) -> dict[str, Any]:
 
 def _check(manifest: Manifest) -> None:
     if not manifest.services and not manifest.static_sites:
-        _refuse(
-            "defines no services and no static sites; set scottylabs.kennel.services or .sites in devenv.nix"
-        )
+        _refuse("defines no services or static sites; set scottylabs.kennel.services in devenv.nix")
     twice = sorted(manifest.services.keys() & manifest.static_sites.keys())
     if twice:
         _refuse(f"declares {twice[0]} as a service and as a static site; rename one of them")
@@ -188,8 +186,8 @@ def _unknown(raw: dict[str, Any]) -> Iterator[str]:
                 yield f"kennel.json: {group}.{plain(name)}.{plain(key)} is not known here and is ignored"
     resources = raw.get("resources")
     for name in resources if isinstance(resources, list) else ():
-        if name not in RESOURCES:
-            yield f"kennel.json: resources: there is no {plain(str(name))} here; it is ignored"
+        if isinstance(name, str) and name not in RESOURCES:
+            yield f"kennel.json: resources: there is no {plain(name)} here; it is ignored"
 
 
 def _sentence(exc: ValidationError) -> str:

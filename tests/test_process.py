@@ -64,7 +64,8 @@ def sleepers(word: str) -> set[int]:
 
 
 def zombies() -> set[int]:
-    return {process.pid for process in process_tree.table().values() if process.state == "Z"}
+    mine = (process for process in process_tree.table().values() if process.parent == os.getpid())
+    return {process.pid for process in mine if process.state == "Z"}
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ from kennel_core.models import Build
 
 FLUSH_S = 0.25
 BATCH_MAX = 64 * 1024  # characters
-LOG_MAX = 16 * 1024**2  # characters kept of one build; of what comes after, the last lines
+LOG_MAX = 6 * 1024**2  # characters kept of one build (it is put together in memory); then the last lines
 LAST_LINES = 200
+LAST_LINE_MAX = 1000  # characters
 
 _SEPARATOR = re.compile(r"=== phase:")
 
@@ -45,7 +46,7 @@ class BuildLog:
         self._logger.info(text, phase=phase)
         if self._room < len(text):
             self._left_out += 1
-            self._last.append((phase, text))
+            self._last.append((phase, text[:LAST_LINE_MAX]))
             return
         self._room -= len(text)
         self._keep(phase, text)

@@ -7,7 +7,6 @@ unpacked. Both put the variables in place, as a worker on a host with that nix h
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,9 +98,9 @@ def each_nix(
     nix_homes: dict[str, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Nix]:
+) -> Nix:
     """Every nix of this machine."""
-    yield _use(request.param, nix_homes, tmp_path, monkeypatch)
+    return _use(request.param, nix_homes, tmp_path, monkeypatch)
 
 
 def _use(program: str, homes: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Nix:
