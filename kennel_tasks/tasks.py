@@ -4,10 +4,12 @@ import time
 
 from kennel_core import builds, db, pipeline, reconcile
 from kennel_core.reconcile.backoff import Backoff
+from kennel_core.reconcile.host import LocalHost
 from kennel_tasks.app import app, settings
 from kennel_tasks.doorbell import CeleryDoorbell
 
 _doorbell = CeleryDoorbell()
+_host = LocalHost(settings)
 _backoff = Backoff()
 
 
@@ -28,4 +30,4 @@ def build(build_id: int) -> str:
 def run_pass() -> str:
     """Bring the host in step with the rows. Never retried: the next tick is the retry."""
     with db.connection():
-        return reconcile.converge(settings, _doorbell, _backoff).result
+        return reconcile.converge(settings, _doorbell, _host, _backoff).result

@@ -18,7 +18,7 @@ from kennel_core.models import Build
 from kennel_core.reconcile import leftovers, routes
 from kennel_core.reconcile.backoff import Backoff
 from kennel_core.reconcile.desired import Wanted, wanted
-from kennel_core.reconcile.host import Host, LocalHost, only_one
+from kennel_core.reconcile.host import Host, only_one
 from kennel_core.reconcile.plan import RUNNING, Actual, Desired, diff
 from kennel_core.reconcile.rollout import Seen, Verdict, judge
 from kennel_core.settings import Settings
@@ -55,7 +55,7 @@ class Report:
         self.errors.append(str(error))
 
 
-def converge(settings: Settings, doorbell: Doorbell, backoff: Backoff) -> Report:
+def converge(settings: Settings, doorbell: Doorbell, host: Host, backoff: Backoff) -> Report:
     """Run passes until nothing is on its way any more; asks for its own continuation after SETTLE_S.
 
     Returns the report of the last pass.
@@ -64,7 +64,6 @@ def converge(settings: Settings, doorbell: Doorbell, backoff: Backoff) -> Report
         AdapterError: the host could not be observed, or another pass holds the lock; nothing was changed.
     """
     with only_one(settings.reconcile_lock):
-        host = LocalHost(settings)
         deadline = time.monotonic() + SETTLE_S
         while True:
             report = run_pass(settings, doorbell, host, backoff)
