@@ -50,6 +50,8 @@ def post_fork(_server: object, _worker: object) -> None:
 
 def post_worker_init(worker: Any) -> None:
     """Do once what would otherwise make the first request slow; a pass is welcome at a start."""
+    if not _follow:
+        db.keep_connections()
     worker.wsgi.extensions["kennel"].doorbell.reconcile()
     worker.wsgi.test_client().get("/healthz")
 

@@ -1,11 +1,13 @@
 """The SQLite handle, its pragmas, and the two ways to use it.
 
 `connection()` opens one connection for a request or a task and closes it again: none may exist when
-a process forks, because a connection inherited through a fork loses commits without an error.
+a process forks, because a connection inherited through a fork loses commits without an error. Only a process
+that forks no more may keep it for the next request.
 `write()` groups writes and takes the write lock at once.
 """
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,9 +29,29 @@ database = peewee.SqliteDatabase(
 )
 
 
+class _Kept(threading.local):
+    """The file that this thread's connection belongs to, between two uses."""
+
+    file: tuple[int, int] | None = None
+
+
+_kept = _Kept()
+_keeper = 0  # the process that keeps connections open; 0: none, each is closed after its use
+
+
 def configure(path: Path) -> None:
     """Point the handle at a file; opens nothing, so it is safe before a fork."""
     database.init(str(path))
+
+
+def keep_connections() -> None:
+    """Let `connection()` leave its connection open from now on, for the next caller in the same thread.
+
+    For a process that answers many short requests and forks no more: opening costs more than a request, and
+    whoever closes the last connection to the file also copies the whole write-ahead log into it.
+    """
+    global _keeper  # noqa: PLW0603  # one process, one decision
+    _keeper = os.getpid()
 
 
 @contextmanager
@@ -40,17 +62,30 @@ def connection() -> Iterator[None]:
         ConfigError: the file is missing, foreign, or of another version; says what to do.
         Unavailable: the database is locked for longer than BUSY_TIMEOUT_MS, read-only or full.
     """
-    path = Path(database.database)
-    if not path.exists():
-        raise ConfigError(f"{path}: there is no database; create it with `kennel migrate`")
+    keep = _keeper == os.getpid()
+    file = _identity(Path(database.database))
     with translated_errors("connect"):
-        database.connect()
+        if keep and _kept.file != file:
+            database.close()  # the file was replaced: what is written to the old one is lost
+        if not keep or database.is_closed():
+            database.connect()
+    _kept.file = None
     try:
         with translated_errors("access"):
             check_version()
             yield
+        _kept.file = file if keep else None
     finally:
-        database.close()
+        if _kept.file is None:
+            database.close()
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: there is no database; create it with `kennel migrate`") from None
+    return found.st_dev, found.st_ino
 
 
 def check_version() -> None:

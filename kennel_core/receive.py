@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
+import peewee
 import structlog
 
 from kennel_core import builds, db, environment, projects, refs, webhook
@@ -53,14 +54,19 @@ def receive(
     name = webhook.event_name(headers)
     event = webhook.parse(name, payload)
     delivery_id = webhook.delivery_id(headers) or f"none:{uuid.uuid4()}"
-    with db.write():
+    try:
+        with db.write():
+            done = _apply(project, event, settings, now)
+            Delivery.insert(
+                delivery_id=delivery_id, project=project, event=name, outcome=done.outcome, received_at=now
+            ).execute()
+    except (
+        peewee.IntegrityError
+    ):  # all of it is undone; asking beforehand would cost every new delivery a query
         seen = Delivery.get_or_none(Delivery.delivery_id == delivery_id)
-        if seen is not None:
-            return Receipt(_ignored(f"this delivery was received before: {seen.outcome}").body)
-        done = _apply(project, event, settings, now)
-        Delivery.insert(
-            delivery_id=delivery_id, project=project, event=name, outcome=done.outcome, received_at=now
-        ).execute()
+        if seen is None:
+            raise
+        done = _ignored(f"this delivery was received before: {seen.outcome}")
     if done.build_id is not None:
         doorbell.build(done.build_id)
     elif done.removed:
