@@ -51,13 +51,13 @@ def enqueue(project: Project, ref: str, commit: str, now: float) -> Build:
     changes nothing. The caller rings the doorbell once the transaction is committed.
     """
     newest: Build | None = (
-        _without_log()
-        .where(Build.project == project, Build.ref == ref, Build.commit == commit)
+        Build.select(Build.id, Build.commit, Build.status, Build.cancel_requested)  # the webhook's hot path
+        .where(Build.project == project, Build.ref == ref)
         .order_by(Build.id.desc())
         .first()
     )
-    if newest and _still_wanted(newest):
-        return newest
+    if newest and newest.commit == commit and _still_wanted(newest):
+        return get(newest.id)
     build: Build = Build.create(
         project=project, ref=ref, commit=commit, created_at=now, enqueued_at=now
     )
@@ -66,8 +66,7 @@ def enqueue(project: Project, ref: str, commit: str, now: float) -> Build:
 
 
 def _still_wanted(build: Build) -> bool:
-    newer = (Build.project == build.project_id) & (Build.ref == build.ref) & (Build.id > build.id)
-    if build.cancel_requested or Build.select(Build.id).where(newer).exists():
+    if build.cancel_requested:
         return False
     if build.status == BuildStatus.DONE:
         return bool(Deployment.select(Deployment.id).where(Deployment.build == build).exists())

@@ -72,7 +72,7 @@ class Build(Base):
     project = peewee.ForeignKeyField(Project, backref="builds", on_delete="CASCADE")
     ref = peewee.CharField()  # a branch name, or "pr-<number>"
     commit = peewee.CharField(max_length=64)
-    status = peewee.CharField(default=BuildStatus.QUEUED, index=True)
+    status = peewee.CharField(default=BuildStatus.QUEUED)
     error = peewee.TextField(null=True)  # one sentence, for a person
     cancel_requested = peewee.BooleanField(default=False)
     attempt = peewee.IntegerField(default=0)
@@ -88,7 +88,7 @@ class Build(Base):
 
     class Meta:
         table_name = "builds"
-        indexes = ((("project", "ref", "id"), False),)
+        indexes = ((("project", "ref", "id"), False), (("status", "project", "ref"), False))
         constraints = (
             peewee.Check("status IN ('queued', 'building', 'built', 'done', 'failed', 'cancelled')"),
         )

@@ -14,8 +14,8 @@ SQL = (
         "projects" ("id") ON DELETE CASCADE, CHECK (status IN ('queued', 'building', 'built', 'done',
         'failed', 'cancelled')))""",
     'CREATE INDEX "build_project_id" ON "builds" ("project_id")',
-    'CREATE INDEX "build_status" ON "builds" ("status")',
     'CREATE INDEX "build_project_id_ref_id" ON "builds" ("project_id", "ref", "id")',
+    'CREATE INDEX "build_status_project_id_ref" ON "builds" ("status", "project_id", "ref")',
     """CREATE TABLE "deliveries" ("id" INTEGER NOT NULL PRIMARY KEY, "delivery_id" VARCHAR(255) NOT NULL,
         "project_id" INTEGER NOT NULL, "event" VARCHAR(255) NOT NULL, "outcome" VARCHAR(255) NOT NULL,
         "received_at" REAL NOT NULL, FOREIGN KEY ("project_id") REFERENCES "projects" ("id") ON DELETE
