@@ -67,7 +67,7 @@ def test_lines_come_in_order_with_their_time(
     )
 
     assert own(systemd, deployment, unit) == ["one", "two", "  three"]
-    assert "Started" in lines[1]
+    assert any("Started" in line for line in lines)
     for line in lines:
         moment = datetime.fromisoformat(line.split(" ", 1)[0])
         assert abs(datetime.now(UTC) - moment) < timedelta(minutes=5)
@@ -145,7 +145,9 @@ def test_the_last_lines_are_given_with_and_without_a_time(
     unit = say(manager, deployment, "seq 1 100")
     until(lambda: "100" in own(systemd, deployment, unit))
 
-    assert own(systemd, deployment, unit, lines=3, since=since) == ["98", "99", "100"]
+    last = messages(systemd, deployment, unit, lines=20, since=since)
+    assert len(last) == 20
+    assert [line for line in last if unit not in line][-3:] == ["98", "99", "100"]
     assert len(own(systemd, deployment, unit, lines=1000, since=since)) == 100
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -609,6 +610,37 @@ def test_every_name_that_kennel_gives_is_accepted(project: str, ref: str, servic
 
     assert adapter._checked(name) == name
     assert re.fullmatch(r"kennel_[0-9a-f]{16}", dynamic_user(name))
+
+
+def test_who_may_not_start_units_is_told_so_and_may_still_list_them(
+    systemd: PrivateSystemd, manager: Systemd
+) -> None:
+    manager.start(spec(), TIMEOUT)
+    os.setresuid(65534, 65534, 0)
+    try:
+        with Systemd(systemd.bus) as stranger:
+            assert stranger.units() == {NAME: "active"}
+            with pytest.raises(Rejected, match="the reconciler must run as root"):
+                stranger.start(spec("kennel-other-00000000.service"), TIMEOUT)
+            with pytest.raises(Rejected, match="the reconciler must run as root"):
+                stranger.stop(NAME, TIMEOUT)
+    finally:
+        os.setresuid(0, 0, 0)
+    assert manager.units() == {NAME: "active"}
+
+
+def test_two_who_start_the_same_unit_at_once_get_one_service(
+    systemd: PrivateSystemd, manager: Systemd
+) -> None:
+    def start(_number: int) -> None:
+        with Systemd(systemd.bus) as client:
+            client.start(spec(), TIMEOUT)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(start, range(8)))
+
+    assert manager.units() == {NAME: "active"}
+    assert manager.status(NAME).n_restarts == 0
 
 
 @pytest.mark.parametrize("bus", ["nonsense", "tcp:host=localhost,port=1", "unix:tmpdir=/tmp"])

@@ -138,7 +138,10 @@ class Systemd:
             if self._state(spec.name) in RUNNING:
                 return
             self.stop(spec.name, timeout)
-            result = self._job(operation, message, timeout)
+            try:
+                result = self._job(operation, message, timeout)
+            except Conflict as exc:
+                raise Unavailable("systemd", operation, "the unit of that name has not gone yet") from exc
         reason = self._failure(spec, result)
         if reason:
             self.stop(spec.name, timeout)
