@@ -135,7 +135,7 @@ class Systemd:
         try:
             result = self._job(operation, message, timeout)
         except Conflict:
-            if self._state(spec.name) in RUNNING:
+            if self._runs(spec.name):
                 return
             self.stop(spec.name, timeout)
             try:
@@ -189,12 +189,15 @@ class Systemd:
             return None
         return explain(status, spec)
 
-    def _state(self, name: str) -> str | None:
+    def _runs(self, name: str) -> bool:
+        """Tell whether a unit runs or is about to."""
         try:
-            state: str = self._get(self._unit(name, "Unit"), "ActiveState")
+            unit = self._unit(name, "Unit")
+            state = self._get(unit, "ActiveState")
+            job, _path = self._get(unit, "Job")
         except NotFound:
-            return None
-        return state
+            return False
+        return state in RUNNING or (state != "deactivating" and job != 0)  # somebody else's start waits
 
     def _unit(self, name: str, interface: str) -> DBusAddress:
         message = new_method_call(MANAGER, "GetUnit", "s", (_checked(name),))
