@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kennel_core import naming
-from kennel_core.adapters import journal, unit_spec
+from kennel_core.adapters import dbus, journal, unit_spec
 from kennel_core.adapters import systemd as adapter
 from kennel_core.adapters.systemd import Systemd
 from kennel_core.adapters.unit_spec import UnitSpec, dynamic_user, start_message
@@ -499,8 +499,8 @@ def test_without_a_bus_every_operation_is_unavailable_until_it_returns(own_syste
 def test_a_bus_that_hangs_is_unavailable_in_time(
     own_systemd: PrivateSystemd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adapter, "CALL_TIMEOUT_S", 0.3)
-    monkeypatch.setattr(adapter, "CONNECT_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(dbus, "CALL_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(dbus, "CONNECT_TIMEOUT_S", 0.3)
     with Systemd(own_systemd.bus) as manager:
         manager.start(spec(), TIMEOUT)
         own_systemd.run("systemctl", "kill", "--signal=STOP", "dbus.service")
@@ -515,7 +515,7 @@ def test_a_bus_that_hangs_is_unavailable_in_time(
 def test_a_systemd_that_hangs_is_unavailable_in_time(
     own_systemd: PrivateSystemd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adapter, "CALL_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(dbus, "CALL_TIMEOUT_S", 0.3)
     (frozen,) = (
         Path(f"/proc/{_outer_pid(own_systemd)}/task/{_outer_pid(own_systemd)}/children").read_text().split()
     )

@@ -1,7 +1,6 @@
 """The systemd manager, over D-Bus."""
 
 import dataclasses
-import os
 import re
 import signal
 import time
@@ -19,10 +18,10 @@ from jeepney import (
     new_method_call,
 )
 from jeepney.auth import AuthenticationError
-from jeepney.bus import get_bus
-from jeepney.io.blocking import DBusConnection, prep_socket
+from jeepney.io.blocking import DBusConnection
 from jeepney.wrappers import unwrap_msg
 
+from kennel_core.adapters.dbus import open_connection, socket_path, typed_error
 from kennel_core.adapters.unit_spec import (
     ACCOUNTING,
     MANAGER,
@@ -32,18 +31,7 @@ from kennel_core.adapters.unit_spec import (
     accounting,
     start_message,
 )
-from kennel_core.errors import (
-    AdapterError,
-    ConfigError,
-    Conflict,
-    KennelError,
-    NotFound,
-    Rejected,
-    Unavailable,
-)
-
-CALL_TIMEOUT_S = 10.0
-CONNECT_TIMEOUT_S = 2.0
+from kennel_core.errors import Conflict, NotFound, Rejected, Unavailable
 
 RUNNING = frozenset({"active", "activating", "reloading"})
 
@@ -58,18 +46,6 @@ SETUP_FAILURES = {
 }
 
 ENDED_WELL = "the program ended at once, with success; a service has to go on running"
-
-_LATER = frozenset(
-    {
-        "org.freedesktop.DBus.Error.Disconnected",
-        "org.freedesktop.DBus.Error.LimitsExceeded",
-        "org.freedesktop.DBus.Error.NameHasNoOwner",
-        "org.freedesktop.DBus.Error.NoReply",
-        "org.freedesktop.DBus.Error.ServiceUnknown",
-        "org.freedesktop.DBus.Error.TimedOut",
-        "org.freedesktop.DBus.Error.Timeout",
-    }
-)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -97,7 +73,7 @@ class Systemd:
     """
 
     def __init__(self, bus: str) -> None:
-        self._path = _socket_path(bus)
+        self._path = socket_path(bus)
         self._connection: DBusConnection | None = None
         self._subscribed = False
         self.sandboxed = bus != "session"  # a user's manager can neither make users nor hide directories
@@ -245,16 +221,16 @@ class Systemd:
     def _call(self, operation: str, message: Message) -> Any:
         connection = self._connect(operation)
         try:
-            return unwrap_msg(connection.send_and_get_reply(message, timeout=CALL_TIMEOUT_S))
+            return unwrap_msg(connection.send_and_get_reply(message))
         except DBusErrorResponse as exc:
-            raise _typed(operation, exc) from exc
+            raise typed_error(operation, exc) from exc
         except OSError as exc:
             raise self._lost(operation, exc) from exc
 
     def _connect(self, operation: str) -> DBusConnection:
         if self._connection is None:
             try:
-                self._connection = _open(self._path)
+                self._connection = open_connection(self._path)
             except (OSError, AuthenticationError) as exc:
                 raise self._lost(operation, exc) from exc
         return self._connection
@@ -281,51 +257,7 @@ def explain(status: UnitStatus, spec: UnitSpec) -> str:
     return f"systemd could not set it up; the journal of the unit says why (result {result})"
 
 
-class _Connection(DBusConnection):  # type: ignore[misc]  # jeepney carries no types
-    """jeepney waits for ever for the reply to its first call, Hello."""
-
-    def send_and_get_reply(self, message: Message, *, timeout: float | None = None) -> Message:
-        return super().send_and_get_reply(message, timeout=CALL_TIMEOUT_S if timeout is None else timeout)
-
-
-def _open(path: str) -> DBusConnection:
-    sock = prep_socket(path, timeout=CONNECT_TIMEOUT_S)
-    try:
-        sock.settimeout(CALL_TIMEOUT_S)  # jeepney's own time-outs are those of receiving
-        return _Connection(sock)
-    except DBusErrorResponse as exc:
-        sock.close()
-        raise ConnectionRefusedError(str(exc)) from exc
-    except OSError:
-        sock.close()
-        raise
-
-
-def _socket_path(bus: str) -> str:
-    if bus == "session" and "DBUS_SESSION_BUS_ADDRESS" not in os.environ:
-        runtime = os.environ.get("XDG_RUNTIME_DIR", f"/run/user/{os.getuid()}")
-        return f"{runtime}/bus"
-    try:
-        path: str = get_bus({"system": "SYSTEM", "session": "SESSION"}.get(bus, bus))
-    except (RuntimeError, ValueError) as exc:
-        raise ConfigError(f"{bus!r} is not a D-Bus address: use system, session or unix:path=...") from exc
-    return path
-
-
 def _checked(name: str) -> str:
     if len(name) > 255 or not re.fullmatch(r"kennel-[a-z0-9-]*[a-z0-9]\.service", name):
         raise Rejected("systemd", "check name", f"{name!r} is not the name of a unit of Kennel")
     return name
-
-
-def _typed(operation: str, error: DBusErrorResponse) -> KennelError:
-    detail = str(error.data[0]) if error.data else error.name
-    kind: type[AdapterError] = Unavailable if error.name in _LATER else Rejected
-    match error.name.rpartition(".")[2]:
-        case "NoSuchUnit":
-            return NotFound(detail)
-        case "UnitExists":
-            return Conflict(detail)
-        case "AccessDenied" | "InteractiveAuthorizationRequired":
-            detail += "; the reconciler must run as root or be allowed org.freedesktop.systemd1.manage-units"
-    return kind("systemd", operation, detail)
