@@ -61,7 +61,8 @@ def enqueue(project: Project, ref: str, commit: str, now: float) -> Build:
     build: Build = Build.create(
         project=project, ref=ref, commit=commit, created_at=now, enqueued_at=now
     )
-    _supersede(project, ref, f"superseded by build {build.id}", now, before=build.id)
+    if newest:
+        _supersede(newest, f"superseded by build {build.id}", now)
     return build
 
 
@@ -73,14 +74,16 @@ def _still_wanted(build: Build) -> bool:
     return build.status in UNFINISHED
 
 
-def _supersede(project: Project, ref: str, reason: str, now: float, before: int) -> None:
-    older = (Build.project == project) & (Build.ref == ref) & (Build.id < before)
-    Build.update(status=BuildStatus.CANCELLED, error=reason, finished_at=now).where(
-        older, Build.status == BuildStatus.QUEUED
-    ).execute()
-    Build.update(cancel_requested=True, error=reason).where(
-        older, Build.status == BuildStatus.BUILDING
-    ).execute()
+def _supersede(newest: Build, reason: str, now: float) -> None:
+    """Withdraw what was the newest build of its ref until now; those before it were withdrawn by it."""
+    if newest.status == BuildStatus.QUEUED:
+        Build.update(status=BuildStatus.CANCELLED, error=reason, finished_at=now).where(
+            Build.id == newest.id, Build.status == BuildStatus.QUEUED
+        ).execute()
+    elif newest.status == BuildStatus.BUILDING:
+        Build.update(cancel_requested=True, error=reason).where(
+            Build.id == newest.id, Build.status == BuildStatus.BUILDING
+        ).execute()
 
 
 def claim(now: float) -> Build | None:

@@ -57,9 +57,7 @@ def receive(
     try:
         with db.write():
             done = _apply(project, event, settings, now)
-            Delivery.insert(
-                delivery_id=delivery_id, project=project, event=name, outcome=done.outcome, received_at=now
-            ).execute()
+            _note(delivery_id, project.id, name, done.outcome, now)
     except (
         peewee.IntegrityError
     ):  # all of it is undone; asking beforehand would cost every new delivery a query
@@ -75,6 +73,15 @@ def receive(
         "delivery", project=project.full_name, event_name=name, delivery=delivery_id, outcome=done.outcome
     )
     return Receipt(done.body)
+
+
+def _note(*values: object) -> None:
+    """Write the row of a delivery; in SQL, which Peewee takes longer to make than SQLite to run."""
+    db.database.execute_sql(
+        "INSERT INTO deliveries (delivery_id, project_id, event, outcome, received_at) "
+        "VALUES (?, ?, ?, ?, ?)",
+        values,
+    )
 
 
 def _signed_by(full_name: str, body: bytes, headers: Mapping[str, str], settings: Settings) -> Project:
