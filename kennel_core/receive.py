@@ -77,7 +77,7 @@ def receive(
 
 def _note(*values: object) -> None:
     """Write the row of a delivery; in SQL, which Peewee takes longer to make than SQLite to run."""
-    db.database.execute_sql(
+    db.database.execute_sql(  # type: ignore[no-untyped-call]
         "INSERT INTO deliveries (delivery_id, project_id, event, outcome, received_at) "
         "VALUES (?, ?, ?, ?, ?)",
         values,

@@ -1,14 +1,15 @@
 """POST /webhook over HTTP: what is accepted, and that nothing else leaves a trace."""
 
 import json
+import sqlite3
 from pathlib import Path
 
 import pytest
 import requests
 from flask.testing import FlaskClient
 
-from kennel_core import builds, db, projects
-from kennel_core.models import TABLES, Build, Project
+from kennel_core import db, projects
+from kennel_core.models import TABLES, Build
 from kennel_core.settings import Settings
 from kennel_web import create_app
 from kennel_web.webhook import BODY_MAX
@@ -356,20 +357,52 @@ def test_a_worker_that_is_killed_is_replaced_and_no_push_is_lost(
         assert Build.select().count() == 2
 
 
-def test_no_worker_has_the_database_open_before_or_between_requests(
-    web: Gunicorn, web_settings: Settings
-) -> None:
+def test_no_database_handle_crosses_a_fork(web: Gunicorn, web_settings: Settings) -> None:
     forge = Forge(web_settings)
 
-    def handles() -> list[str]:
-        pids = [web.process.pid, *web.workers()]
+    def handles(pids: set[int]) -> list[str]:
         links = [link for pid in pids for link in Path(f"/proc/{pid}/fd").iterdir()]
         return [str(link.readlink()) for link in links if "kennel.db" in str(link.readlink())]
 
-    until(lambda: len(web.workers()) == 2)
-    assert handles() == []
-    _post(web, GOOD_BODY, deliveries.headers(forge.secret, GOOD_BODY))
-    until(lambda: handles() == [])
+    def push(number: int) -> int:
+        body = deliveries.encoded(deliveries.push(commit=f"{number:040x}"))
+        return _post(web, body, deliveries.headers(forge.secret, body)).status_code
+
+    assert web.process is not None
+    first = until(lambda: len(web.workers()) == 2 and web.workers())
+    assert handles({web.process.pid} | first) == []  # though preloaded, nothing was left open for them
+    assert {push(number) for number in range(1, 11)} == {202}
+    for pid in first:
+        web.kill_worker(pid)
+    second = until(lambda: len(web.workers()) == 2 and not web.workers() & first and web.workers())
+    assert handles({web.process.pid} | second) == []
+    assert {push(number) for number in range(11, 21)} == {202}
+    web.stop()
     with db.connection():
-        assert builds.get(1).project.full_name == "acme/shop"
-        assert Project.select().count() == 2
+        assert [build.commit for build in Build.select().order_by(Build.id)] == [
+            f"{number:040x}" for number in range(1, 21)
+        ]
+        assert db.database.execute_sql("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_a_database_that_was_replaced_is_noticed_by_a_worker_that_kept_the_old_one(
+    web: Gunicorn, web_settings: Settings, database_file: Path
+) -> None:
+    forge = Forge(web_settings)
+    first, second = (deliveries.encoded(deliveries.push(commit=letter * 40)) for letter in "ab")
+    for _ in range(8):  # both workers
+        assert _post(web, first, deliveries.headers(forge.secret, first)).status_code == 202
+    copy = database_file.with_suffix(".copy")
+    with sqlite3.connect(database_file) as source, sqlite3.connect(copy) as target:
+        source.backup(target)
+    source.close()
+    target.close()
+
+    database_file.unlink()
+    assert _post(web, second, deliveries.headers(forge.secret, second)).status_code == 503
+    for suffix in ("-wal", "-shm"):
+        Path(f"{database_file}{suffix}").unlink(missing_ok=True)
+    copy.rename(database_file)
+    assert _post(web, second, deliveries.headers(forge.secret, second)).status_code == 202
+    with db.connection():
+        assert [build.commit[0] for build in Build.select().order_by(Build.id)] == ["a", "b"]
