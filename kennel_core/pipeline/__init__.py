@@ -14,6 +14,7 @@ import structlog
 
 from kennel_core import builds
 from kennel_core.errors import AdapterError, Cancelled, Fenced, ProjectError, Unavailable
+from kennel_core.logs import redact
 from kennel_core.models import Build
 from kennel_core.outputs import Outputs
 from kennel_core.pipeline import clone, discover, packages, publish, results
@@ -45,7 +46,7 @@ def run(build: Build, settings: Settings) -> None:
             if isinstance(exc, Unavailable) and exc.system == "database":
                 raise
             job.log.close()
-            builds.fail(build, str(exc), time.time())
+            builds.fail(build, redact(str(exc)), time.time())
     except Fenced as exc:
         _logger.warning(str(exc), build_id=build.id)
 

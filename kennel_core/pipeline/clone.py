@@ -27,7 +27,7 @@ def clone(job: Job) -> None:
 
     def git(argv: list[str]) -> Finished:
         left = max(deadline - time.monotonic(), 0.1)
-        return job.run(job.command(PHASE, argv, left, protocol=protocol))
+        return job.run(job.command(PHASE, argv, left, protocol=protocol, secrets=commands.git_remote(url)))
 
     def must(argv: list[str], what: str) -> None:
         done = git(argv)
@@ -36,10 +36,10 @@ def clone(job: Job) -> None:
 
     job.log.line(PHASE, f"fetching {commit} of {ref} from {url}")
     must(commands.git_init(job.source, commit), "making a repository")
-    done = git(commands.git_fetch(job.source, url, commit, depth=1))
+    done = git(commands.git_fetch(job.source, commit, depth=1))
     if done.exit_code != 0 and not done.timed_out:
         job.log.line(PHASE, f"the server does not give the commit by its id; fetching {ref}")
-        done = git(commands.git_fetch(job.source, url, ref, depth=None))
+        done = git(commands.git_fetch(job.source, ref, depth=None))
     if done.exit_code != 0 or done.timed_out:
         if "couldn't find remote ref" in "\n".join(done.tail):
             raise BuildFailed(PHASE, f"{ref} is gone from the repository; push it again to build it")

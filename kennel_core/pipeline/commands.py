@@ -103,11 +103,16 @@ def git_init(directory: Path, commit: str) -> list[str]:
     return [*_GIT, "init", "--quiet", "--template=", f"--object-format={kind}", "--", str(directory)]
 
 
-def git_fetch(directory: Path, url: str, wanted: str, *, depth: int | None) -> list[str]:
-    """Fetch a commit id or a full ref, without tags and submodules."""
+def git_remote(url: str) -> dict[str, str]:
+    """Variables that make `url` the remote ``origin``: it may hold a password, which an argv would show."""
+    return {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "remote.origin.url", "GIT_CONFIG_VALUE_0": url}
+
+
+def git_fetch(directory: Path, wanted: str, *, depth: int | None) -> list[str]:
+    """Fetch a commit id or a full ref from the remote of `git_remote`, without tags and submodules."""
     shallow = [] if depth is None else [f"--depth={depth}"]
     options = ["--quiet", "--no-tags", "--no-recurse-submodules", *shallow]
-    return [*_GIT, "-C", str(directory), "fetch", *options, "--", url, wanted]
+    return [*_GIT, "-C", str(directory), "fetch", *options, "--", "origin", wanted]
 
 
 def git_has(directory: Path, commit: str) -> list[str]:

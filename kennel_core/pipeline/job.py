@@ -45,15 +45,18 @@ class Job:
             process_tree.end_marked(f"HOME={self._home}".encode())
             remove(self.directory)
         try:
+            self._make_directories()
+            yield
+        finally:
+            remove(self.directory)
+
+    def _make_directories(self) -> None:
+        try:
             for directory in (self.source, self._home, self._temporary):
                 directory.mkdir(parents=True, mode=0o700)
             self.settings.gcroots_dir.mkdir(parents=True, exist_ok=True)
         except OSError as exc:
             raise Unavailable("disk", f"make {exc.filename}", exc.strerror or str(exc)) from exc
-        try:
-            yield
-        finally:
-            remove(self.directory)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

@@ -115,7 +115,7 @@ def stray_link(root: str, allowed: set[str]) -> tuple[str, str] | None:
                 target = os.path.realpath(entry.path) if entry.is_symlink() else entry.path
                 if not _is_within(target, allowed):
                     return os.path.relpath(entry.path, start), target
-                if entry.is_dir() and target not in seen:
+                if target not in seen and os.path.isdir(target):  # noqa: PTH112  # False for a loop of links
                     seen.add(target)
                     waiting.append(target)
     return None
