@@ -164,8 +164,21 @@ def derivation_installable(derivation: str, output: str, version: tuple[int, ...
 
 
 def nix_build(installable: str, link: Path) -> list[str]:
-    """Build, with the builders' output on standard error; `link` becomes a GC root of the result."""
-    return [*_NIX, "build", "-L", "--out-link", str(link), installable]
+    """Build, with the builders' output on standard error; `link` becomes a GC root of the result.
+
+    Two that need the same dependency wait for each other; nix looks every 5 s by default whether it is done.
+    """
+    return [
+        *_NIX,
+        "build",
+        "-L",
+        "--option",
+        "build-poll-interval",
+        "1",
+        "--out-link",
+        str(link),
+        installable,
+    ]
 
 
 def nix_closure(path: str) -> list[str]:
