@@ -1,5 +1,7 @@
 """Celery's settings. A message is a hint and the row is the job, so nothing here guards against loss."""
 
+from kombu import Queue
+
 from kennel_core.settings import load_or_exit
 
 _settings = load_or_exit()
@@ -18,7 +20,7 @@ task_serializer = "json"
 task_ignore_result = True
 
 task_create_missing_queues = False
-task_queues = {"builds": {}, "reconcile": {}}
+task_queues = [Queue("builds"), Queue("reconcile")]
 task_default_queue = "reconcile"
 task_routes = {"kennel.build": {"queue": "builds"}, "kennel.reconcile": {"queue": "reconcile"}}
 
@@ -32,7 +34,6 @@ worker_soft_shutdown_timeout = 10
 
 worker_hijack_root_logger = False
 worker_send_task_events = True  # flower lists tasks by these
-task_send_sent_event = True
 
 beat_schedule = {
     "pass": {"task": "kennel.reconcile", "schedule": 30.0, "options": {"expires": 25}},

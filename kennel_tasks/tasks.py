@@ -2,7 +2,7 @@
 
 import time
 
-from kennel_core import builds, db, pipeline, reconcile
+from kennel_core import builds, db, metrics, pipeline, reconcile
 from kennel_core.reconcile.backoff import Backoff
 from kennel_core.reconcile.host import LocalHost
 from kennel_tasks.app import app, settings
@@ -20,6 +20,7 @@ def build(build_id: int) -> str:
         claimed = builds.claim(time.time())
         if claimed is None:
             return f"build {build_id}: somebody else took it"
+        metrics.build_claimed(claimed.started_at - claimed.created_at)
         pipeline.run(claimed, settings)
         status = builds.get(claimed.id).status
     _doorbell.reconcile()

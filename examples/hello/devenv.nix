@@ -9,7 +9,7 @@
     project.name = "hello";
 
     # Each service and site has a package of the same name in flake.nix.
-    kennel.services.api = { }; # healthy when GET /api/health answers 2xx
+    kennel.services.api.healthCheck.timeout = 10; # seconds until GET /api/health must have answered 2xx
     kennel.services.worker.healthCheck = { path = "/healthz"; timeout = 20; };
 
     kennel.sites.docs = { };

@@ -68,7 +68,7 @@ def converge(settings: Settings, doorbell: Doorbell, host: Host, backoff: Backof
         while True:
             report = run_pass(settings, doorbell, host, backoff)
             if report.result == "changed":
-                leftovers.sweep(settings)
+                leftovers.sweep(settings, time.time())
             if not report.again:
                 return report
             if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""What builds leave on the disk: GC roots of outputs, and build directories."""
+"""What builds and deliveries leave behind: GC roots of outputs, build directories, ids of deliveries."""
 
 import shutil
 from collections.abc import Iterable
@@ -7,16 +7,19 @@ from pathlib import Path
 from peewee import fn
 
 from kennel_core import deployments
-from kennel_core.models import Build, BuildStatus, Deployment
+from kennel_core.models import Build, BuildStatus, Delivery, Deployment
 from kennel_core.settings import Settings
 
+DELIVERIES_KEPT_S = 30 * 86_400.0  # a delivery that comes again later than this counts as new
 
-def sweep(settings: Settings) -> None:
-    """Drop the roots of outputs that no row needs and that are not kept for a rollback; and dead directories.
+
+def sweep(settings: Settings, now: float) -> None:
+    """Drop roots of outputs that no row needs and no rollback may need, dead directories, old deliveries.
 
     Kept are the builds that rows name, those that still run, and the last `keep_builds` of each ref that is
     deployed. Other names in the two directories are left alone.
     """
+    Delivery.delete().where(Delivery.received_at < now - DELIVERIES_KEPT_S).execute()
     unfinished = {
         row.id
         for row in Build.select(Build.id).where(Build.status << [BuildStatus.BUILDING, BuildStatus.BUILT])
