@@ -138,7 +138,7 @@ def test_the_example_becomes_outputs(git_repo, settings, database, each_nix, gen
 
     api, worker = outputs.services
     app, docs = outputs.sites
-    assert (api.name, api.health_path, api.health_timeout) == ("api", "/api/health", None)
+    assert (api.name, api.health_path) == ("api", "/api/health")
     assert (worker.name, worker.health_path, worker.health_timeout) == ("worker", "/healthz", 20)
     assert api.command == [f"{api.store_path}/bin/api"]
     assert os.access(api.command[0], os.X_OK)
