@@ -4,36 +4,26 @@ The order is: routes of others, what holds for all of Kennel's, Kennel itself, s
 that serves every site, the catch-all. Each of Kennel's has an ``@id`` that begins with ``kennel-``.
 """
 
-import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from kennel_core.caddy_config import CATCH_ALL, Route, older
+from kennel_core.reconcile import site_rule
 
 PREFIX = "kennel-"
 
 TRY_FOR = "5s"  # how long a request waits for a service that refuses connections
 TRY_EVERY = "100ms"
+# How long Caddy keeps a connection that nobody uses. Shorter than Node's 5 s, so that Caddy never writes to
+# one that the service is closing; and the connections of a service that drains then end with its requests.
+IDLE = "1s"
 STREAMS_LIVE = "5m"  # how long a WebSocket outlives the route it came through
-OWN_BODY_MAX = 4 * 1024 * 1024  # bytes; above Kennel's own limit, so that Kennel says what was wrong
+OWN_BODY_MAX = 4_999_999  # bytes; above Kennel's own limit, so that Kennel says what was wrong
+OWN_BODY_TOO_LONG = r"^0*([5-9][0-9]{6}|[1-9][0-9]{7,})$"  # a Content-Length above it
 
-# Nix gives every file the time 1, so these say "unchanged" of any two files of one size.
+# What Nix gives every file as its time.
 FROZEN_TIME = "Thu, 01 Jan 1970 00:00:0*"
-
-# A name that carries a hash of its content: a directory that a bundler keeps for such names, eight or more
-# hex digits, or Vite's eight characters. Letters alone or digits alone may be a word or a date.
-HASHED_DIRECTORIES = ("/_app/immutable/*", "/_astro/*", "/_next/static/*", "/_nuxt/*")
-HASHED_NAME = (
-    r"[.-][0-9a-f]{8,64}(\.chunk)?\.[a-z0-9]+(\.map)?$|^/assets/.*-[A-Za-z0-9_-]{8}\.[a-z0-9]+(\.map)?$"
-)
-PLAIN_NAME = r"[.-]([A-Za-z_-]+|[0-9_-]+)(\.chunk)?\.[a-z0-9]+(\.map)?$"
-
-# A missing file of these kinds is a 404 also in an SPA: a page in place of a script breaks worse.
-ASSET = (
-    r"(?i)\.(avif|bmp|css|csv|cur|eot|gif|gz|ico|jpe?g|js|json|m4a|map|md|mjs|mp3|mp4|oga|ogg|ogv|otf|pdf|png"
-    r"|svg|ttf|txt|wasm|wav|webm|webmanifest|webp|woff2?|xml|zip)$"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +59,7 @@ def table(entries: Iterable[Proxy | Files], own: Own | None = None) -> list[Rout
     ordered = sorted(entries, key=lambda entry: entry.id)
     services = [_service(entry) for entry in ordered if isinstance(entry, Proxy)]
     sites = [_site(entry) for entry in ordered if isinstance(entry, Files)]
-    shared = [_every_site()] if sites else []
+    shared = [site_rule.rule(f"{PREFIX}sites")] if sites else []
     return [_frozen_times(), *([_own(own)] if own else []), *services, *sites, *shared, _catch_all()]
 
 
@@ -128,6 +118,7 @@ def _proxy(address: str) -> Route:
         "upstreams": [{"dial": address}],
         "load_balancing": {"try_duration": TRY_FOR, "try_interval": TRY_EVERY},
         "stream_close_delay": STREAMS_LIVE,
+        "transport": {"protocol": "http", "keep_alive": {"idle_timeout": IDLE}},
     }
 
 
@@ -136,23 +127,26 @@ def _service(entry: Proxy) -> Route:
 
 
 def _site(entry: Files) -> Route:
-    kind = "spa" if entry.spa else "files"
-    tag = hashlib.sha256(f"{kind} {entry.root}".encode()).hexdigest()[:16]
-    site = {"handler": "vars", "root": entry.root, "kennel_site": kind, "kennel_tag": tag}
-    return _route(entry.id, entry.hosts, site, terminal=False)
+    return _route(entry.id, entry.hosts, site_rule.variables(entry.root, spa=entry.spa), terminal=False)
 
 
 def _own(own: Own) -> Route:
     """Route Kennel's host. A request is read whole first, so that a slow upload holds no worker."""
-    buffered = {"request_buffers": OWN_BODY_MAX}
+    limit = {"handler": "request_body", "max_size": OWN_BODY_MAX}
+    too_long = {"header_regexp": {"Content-Length": {"pattern": OWN_BODY_TOO_LONG}}}
+    follow: Route = {"query": {"follow": ["true"]}}
+    web, following = (
+        _proxy(address) | {"request_buffers": OWN_BODY_MAX} for address in (own.web, own.follow)
+    )
     routes = [
-        {"match": [{"path": ["/internal", "/internal/*"]}], "handle": [_error(404)], "terminal": True},
         {
-            "match": [{"query": {"follow": ["true"]}}],
-            "handle": [_proxy(own.follow) | buffered],
+            "match": [{"path": ["/internal", "/internal/*"]}],
+            "handle": [site_rule.error(404)],
             "terminal": True,
         },
-        {"handle": [{"handler": "request_body", "max_size": OWN_BODY_MAX}, _proxy(own.web) | buffered]},
+        {"match": [too_long], "handle": [site_rule.error(413)], "terminal": True},  # 2.6 would say 502
+        {"match": [follow], "handle": [limit, following], "terminal": True},
+        {"handle": [limit, web]},
     ]
     return _route("own", [own.domain], {"handler": "subroute", "routes": routes})
 
@@ -174,102 +168,6 @@ def _frozen_times() -> Route:
     }
     stale = {"match": [{"header": {"If-Modified-Since": [FROZEN_TIME]}}], "handle": [ask]}
     return {"@id": f"{PREFIX}frozen-times", "handle": [{"handler": "subroute", "routes": [stale]}, answer]}
-
-
-def _every_site() -> Route:
-    """Serve the files of the site whose variables were set by the route of its host.
-
-    One ETag stands for all files of one store path; Caddy's own are made of size and time.
-    """
-    there: Route = {"file": {"try_files": ["{http.request.uri.path}", "{http.request.uri.path}/index.html"]}}
-    hashed: list[Route] = [
-        {"path": list(HASHED_DIRECTORIES)},
-        {"path_regexp": {"pattern": HASHED_NAME}, "not": [{"path_regexp": {"pattern": PLAIN_NAME}}]},
-    ]
-    spa: Route = {"vars": {"kennel_site": ["spa"]}}
-    page: list[Route] = [
-        spa | {"not": [{"path_regexp": {"pattern": ASSET}}]},
-        spa | {"header": {"Accept": ["*text/html*"]}},
-    ]
-    routes: list[Route] = [
-        _unchanged(),
-        {"match": [{"header": {"If-Range": []}}], "handle": [_request_without("If-Range", "Range")]},
-        {"handle": _fresh()},
-        {
-            "match": [{"path_regexp": {"pattern": r"/\."}, "not": [{"path": ["/.well-known/*"]}]}],
-            "handle": [_error(404)],
-        },
-        {
-            "match": [there | option for option in hashed],
-            "handle": [_cache("public, max-age=31536000, immutable")],
-        },
-        {"match": [there], "handle": [_file_server()], "terminal": True},
-        {"match": page, "handle": [_rewrite("/index.html"), _file_server()], "terminal": True},
-        {
-            "match": [{"file": {"try_files": ["/404.html"]}}],
-            "handle": [_rewrite("/404.html"), _file_server() | {"status_code": 404}],
-            "terminal": True,
-        },
-        {"handle": [_error(404)]},
-    ]
-    return {
-        "@id": f"{PREFIX}sites",
-        "match": [{"vars": {"kennel_site": ["files", "spa"]}}],
-        "handle": [{"handler": "subroute", "routes": routes}],
-        "terminal": True,
-    }
-
-
-TAG = 'W/"{http.vars.kennel_tag}"'
-
-
-def _unchanged() -> Route:
-    """Answer 304 to who has this very build already."""
-    return {
-        "match": [
-            {"method": ["GET", "HEAD"], "header": {"If-None-Match": ['*"{http.vars.kennel_tag}"*']}},
-        ],
-        "handle": [
-            {
-                "handler": "static_response",
-                "status_code": 304,
-                "headers": {"Etag": [TAG], "Cache-Control": ["no-cache"], "Vary": ["Accept-Encoding"]},
-            }
-        ],
-        "terminal": True,
-    }
-
-
-def _fresh() -> list[Route]:
-    return [
-        _request_without("If-Match", "If-Modified-Since", "If-None-Match", "If-Unmodified-Since"),
-        _cache("no-cache"),
-        {
-            "handler": "headers",
-            "response": {"delete": ["Last-Modified"], "set": {"Etag": [TAG]}, "deferred": True},
-        },
-        {"handler": "encode", "encodings": {"gzip": {}, "zstd": {}}, "prefer": ["zstd", "gzip"]},
-    ]
-
-
-def _request_without(*names: str) -> Route:
-    return {"handler": "headers", "request": {"delete": list(names)}}
-
-
-def _cache(policy: str) -> Route:
-    return {"handler": "headers", "response": {"set": {"Cache-Control": [policy]}}}
-
-
-def _rewrite(path: str) -> Route:
-    return {"handler": "rewrite", "uri": path}
-
-
-def _file_server() -> Route:
-    return {"handler": "file_server", "index_names": ["index.html"]}
-
-
-def _error(status: int) -> Route:
-    return {"handler": "error", "status_code": status}
 
 
 def _catch_all() -> Route:

@@ -15,7 +15,9 @@ def upstream(answer: Callable[[Handler], None], *, port: int = 0, threads: bool 
     """Listen on 127.0.0.1 while the block runs; gives the port. Without `threads` one request at a time."""
 
     class OneHandler(Handler):
-        protocol_version = "HTTP/1.1"
+        protocol_version = "HTTP/1.1" if threads else "HTTP/1.0"  # one worker keeps no connection
+
+        disable_nagle_algorithm = True
 
         def do_GET(self) -> None:  # noqa: N802
             answer(self)
@@ -34,6 +36,16 @@ def upstream(answer: Callable[[Handler], None], *, port: int = 0, threads: bool 
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def says(text: bytes) -> Callable[[Handler], None]:
+    """Make a program that always says the same."""
+
+    def answer(handler: Handler) -> None:
+        body_of(handler)
+        reply(handler, text)
+
+    return answer
 
 
 def reply(handler: Handler, body: bytes, status: int = 200, **headers: str) -> None:
