@@ -58,9 +58,7 @@ def enqueue(project: Project, ref: str, commit: str, now: float) -> Build:
     )
     if newest and newest.commit == commit and _still_wanted(newest):
         return get(newest.id)
-    build: Build = Build.create(
-        project=project, ref=ref, commit=commit, created_at=now, enqueued_at=now
-    )
+    build: Build = Build.create(project=project, ref=ref, commit=commit, created_at=now, enqueued_at=now)
     if newest:
         _supersede(newest, f"superseded by build {build.id}", now)
     return build
@@ -310,7 +308,8 @@ def rolling_out() -> list[Build]:
 
 def counts() -> dict[str, int]:
     """Count builds by status; every status has an entry."""
-    found = dict(Build.select(Build.status, fn.COUNT(Build.id)).group_by(Build.status).tuples())
+    rows: Any = Build.select(Build.status, fn.COUNT(Build.id)).group_by(Build.status).tuples()
+    found = dict(rows)
     return {status.value: found.get(status.value, 0) for status in BuildStatus}
 
 
@@ -341,7 +340,7 @@ def _without_log() -> Any:
     return Build.select(*(field for field in fields if field is not Build.log))
 
 
-def _held(build: Build) -> bool:
+def _held(build: Build) -> Any:
     return (Build.id == build.id) & (Build.token == build.token) & (Build.status == BuildStatus.BUILDING)
 
 

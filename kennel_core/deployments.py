@@ -22,7 +22,7 @@ VERSIONED = (
     "store_path",
     "config_path",
     "host",
-    "alias",
+    "alias_host",
     "custom_domain",
     "spa",
     "command",
@@ -55,20 +55,20 @@ def all_rows(project: Project | None = None) -> list[Deployment]:
 def by_host(host: str) -> Deployment | None:
     """Find the row that a host name belongs to: generated, alias or custom domain, exactly."""
     row: Deployment | None = Deployment.get_or_none(
-        (Deployment.host == host) | (Deployment.alias == host) | (Deployment.custom_domain == host)
+        (Deployment.host == host) | (Deployment.alias_host == host) | (Deployment.custom_domain == host)
     )
     return row
 
 
 def units() -> frozenset[str]:
     """Name every unit that should run: of the rows, and of what is live while they are rolled out."""
-    rows = Deployment.select(Deployment.unit, Deployment.live).tuples()
+    rows: Any = Deployment.select(Deployment.unit, Deployment.live).tuples()
     return frozenset(filter(None, (name for unit, live in rows for name in (unit, (live or {}).get("unit")))))
 
 
 def builds_named() -> set[int]:
     """Name every build whose outputs a row needs."""
-    rows = Deployment.select(Deployment.build, Deployment.live).tuples()
+    rows: Any = Deployment.select(Deployment.build, Deployment.live).tuples()
     return {number for build, live in rows for number in (build, (live or {}).get("build")) if number}
 
 
@@ -102,7 +102,7 @@ def write_rows(build: Build, outputs: Outputs, settings: Settings, now: float) -
         row.store_path = item.store_path
         row.config_path = outputs.config_path
         row.host = _claimed(hosts[item.name], row, settings)
-        row.alias = _alias(settings, project.name, build.ref, row) if len(items) == 1 else None
+        row.alias_host = _alias(settings, project.name, build.ref, row) if len(items) == 1 else None
         row.custom_domain = _claimed(custom, row, settings) if custom else None
         row.updated_at = now
         if isinstance(item, ServiceOutput):
@@ -129,11 +129,11 @@ def _describe_service(
 
 
 def _free_port(settings: Settings) -> int:
-    rows = Deployment.select(Deployment.port, Deployment.live, Deployment.updated_at).where(
+    rows: Any = Deployment.select(Deployment.port, Deployment.live, Deployment.updated_at).where(
         Deployment.port.is_null(is_null=False)
     )
     latest = max(rows, key=lambda row: (row.updated_at, row.port), default=None)
-    taken = {row.port for row in rows} | {(row.live or {}).get("port") for row in rows}
+    taken: set[int] = {port for row in rows for port in (row.port, (row.live or {}).get("port")) if port}
     port = ports.next_fit(settings.port_range, latest and latest.port, taken, ports.can_bind)
     if port is None:
         raise BuildFailed(PHASE, f"no port of {settings.ports} is free; widen KENNEL_PORTS")
@@ -160,8 +160,8 @@ def _claimed(host: str, row: Deployment, settings: Settings) -> str:
             f"{host}: Kennel gives the names below {settings.base_domain}; choose another custom domain",
         )
     holder = _holder(host, row)
-    if holder is not None and holder.alias == host:  # an alias is a convenience: it gives way
-        Deployment.update(alias=None).where(Deployment.id == holder.id).execute()
+    if holder is not None and holder.alias_host == host:  # an alias is a convenience: it gives way
+        Deployment.update(alias_host=None).where(Deployment.id == holder.id).execute()
     elif holder is not None:
         raise BuildFailed(
             PHASE,
@@ -206,7 +206,7 @@ def roll_back(build: Build) -> None:
     restored = [row for row in rows if row.live is not None and row.live != snapshot(row)]
     for row in restored:  # first out of each other's way: the columns are unique
         Deployment.update(
-            host=f"{row.id}.invalid", alias=None, custom_domain=None, unit=None, port=None
+            host=f"{row.id}.invalid", alias_host=None, custom_domain=None, unit=None, port=None
         ).where(Deployment.id == row.id).execute()
     for row in restored:
         Deployment.update(**row.live).where(Deployment.id == row.id).execute()

@@ -69,6 +69,7 @@ class Build(Base):
     """
 
     id = AutoIncrementField()
+    project_id: int
     project = peewee.ForeignKeyField(Project, backref="builds", on_delete="CASCADE")
     ref = peewee.CharField()  # a branch name, or "pr-<number>"
     commit = peewee.CharField(max_length=64)
@@ -97,12 +98,13 @@ class Build(Base):
 class Deployment(Base):
     """One row per project, ref and name says: this store path should run here. A redeploy keeps the id.
 
-    The columns say what should run. `live` holds their values (`kennel_core.deployments.VERSIONED`) as they were
-    when the deployment last came up healthy; null: never. While they differ, the live version keeps serving and
-    the row is being rolled out.
+    The columns say what should run. `live` holds their values (`kennel_core.deployments.VERSIONED`) as they
+    were when the deployment last came up healthy; null: never. While they differ, the live version keeps
+    serving and the row is being rolled out.
     """
 
     id = AutoIncrementField()
+    project_id: int
     project = peewee.ForeignKeyField(Project, backref="deployments", on_delete="CASCADE")
     ref = peewee.CharField()
     name = peewee.CharField()
@@ -113,7 +115,7 @@ class Deployment(Base):
     store_path = peewee.CharField()
     config_path = peewee.CharField()  # the working directory: holds kennel.json and secretspec.toml
     host = peewee.CharField(unique=True)
-    alias = peewee.CharField(null=True, unique=True)
+    alias_host = peewee.CharField(null=True, unique=True)
     custom_domain = peewee.CharField(null=True, unique=True)
     spa = peewee.BooleanField(default=False)
     command: Any = JSONField(null=True)  # argv of a service
@@ -135,6 +137,7 @@ class Delivery(Base):
 
     id = peewee.AutoField()
     delivery_id = peewee.CharField(unique=True)
+    project_id: int
     project = peewee.ForeignKeyField(Project, backref="deliveries", on_delete="CASCADE")
     event = peewee.CharField()
     outcome = peewee.CharField()  # what the answer said

@@ -80,6 +80,6 @@ def rotate_secret(project: Project) -> None:
 def remove(project: Project) -> int:
     """Forget a project with its builds; returns how many deployments the next pass takes down."""
     with db.write():
-        rows = Deployment.delete().where(Deployment.project == project).execute()
+        rows: int = Deployment.delete().where(Deployment.project == project).execute()
         project.delete_instance()
     return rows

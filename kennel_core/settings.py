@@ -9,26 +9,25 @@ import os
 import re
 import sys
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
 import pydantic
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import ConfigDict, Field
 
 from kennel_core.errors import ConfigError
 
 PREFIX = "KENNEL_"
+HOST = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
 
 Seconds = Annotated[float, Field(gt=0)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
-class Settings(BaseSettings):
+class Settings(pydantic.BaseModel):
     """Every setting, with its default. Sizes are bytes, durations seconds."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, env_ignore_empty=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     # state
     state_dir: Path = Field(Path("/var/lib/kennel"), description="database, secret key, build directories")
@@ -39,12 +38,14 @@ class Settings(BaseSettings):
     bind: str = Field("127.0.0.1:3000", description="address of the web process")
     follow_bind: str = Field("127.0.0.1:3001", description="address of the process that serves ?follow=true")
     domain: str = Field("", description="host name of Kennel itself; routed through Caddy when set")
-    base_domain: str = Field("localhost", description="deployments get {project}-{service}-{slug}.{base_domain}")
+    base_domain: str = Field("localhost", description="hosts are {project}-{service}-{slug}.{base_domain}")
     https_port: Port = Field(443, description="port that browsers use, for the URLs Kennel shows")
 
     # neighbours
-    broker_url: str = Field("redis+socket:///run/kennel-redis/redis.sock", description="Redis or Valkey for Celery")
-    caddy_admin: str = Field("http://127.0.0.1:2019", description="admin API: http://HOST:PORT or unix:///PATH")
+    broker_url: str = Field("redis+socket:///run/kennel-redis/redis.sock", description="Redis or Valkey")
+    caddy_admin: str = Field(
+        "http://127.0.0.1:2019", description="admin API: http://HOST:PORT or unix:///PATH"
+    )
     caddy_server: str = Field("kennel", description="key below apps.http.servers whose routes Kennel owns")
     bus: str = Field("system", description="D-Bus of systemd: system, session, or an address (unix:path=...)")
     journal_dir: Path | None = Field(None, description="journal directory, where it is not the host's own")
@@ -57,7 +58,9 @@ class Settings(BaseSettings):
     build_timeout: Seconds = Field(1800, description="limit of each build:<package> phase")
     publish_timeout: Seconds = Field(900, description="limit of the publish phase")
     keep_builds: int = Field(3, ge=1, description="builds per ref whose outputs keep a GC root")
-    deploy_branches: str = Field("*", description="branches that deploy, as glob patterns separated by spaces")
+    deploy_branches: str = Field(
+        "*", description="branches that deploy, as glob patterns separated by spaces"
+    )
     git_allow_file: bool = Field(default=False, description="allow file:// clone URLs (tests and demo)")
     cachix_cache: str = Field("", description="binary cache to publish to with `cachix push`; empty: do not")
     cachix_token_file: Path | None = Field(None, description="file with CACHIX_AUTH_TOKEN")
@@ -73,12 +76,14 @@ class Settings(BaseSettings):
 
     # output
     log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe line to log")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least severe line to log"
+    )
 
     @pydantic.field_validator("domain", "base_domain")
     @classmethod
     def _is_host(cls, value: str) -> str:
-        if value and not re.fullmatch(r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*", value):
+        if value and not HOST.fullmatch(value):
             raise ValueError("must be a host name in lower case, such as apps.example.org")
         return value
 
@@ -105,27 +110,27 @@ class Settings(BaseSettings):
             raise ValueError("must be FIRST-LAST with 1024 <= FIRST <= LAST <= 65535")
         return value
 
-    @cached_property
+    @property
     def database(self) -> Path:
         """The SQLite file."""
         return self.state_dir / "kennel.db"
 
-    @cached_property
+    @property
     def secret_key_file(self) -> Path:
         """The key that webhook secrets are derived from."""
         return self.state_dir / "secret.key"
 
-    @cached_property
+    @property
     def work_dir(self) -> Path:
         """Where builds have their directories, one each, named by id."""
         return self.state_dir / "builds"
 
-    @cached_property
+    @property
     def reconcile_lock(self) -> Path:
         """The file whose lock makes a pass the only one."""
         return self.runtime_dir / "reconcile.lock"
 
-    @cached_property
+    @property
     def port_range(self) -> range:
         """The ports a service may get."""
         first, last = map(int, self.ports.split("-"))
@@ -145,7 +150,7 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
     environ = os.environ if environ is None else environ
     problems = [_misspelt(name) for name in sorted(environ) if _is_unknown(name)]
     try:
-        settings = Settings(**{name: environ[variable] for name, variable in _given(environ).items()})
+        settings = Settings.model_validate(_given(environ))
     except pydantic.ValidationError as exc:
         problems += [f"{PREFIX}{str(error['loc'][0]).upper()}: {error['msg']}" for error in exc.errors()]
     if problems:
@@ -168,8 +173,9 @@ def refuse(error: ConfigError) -> NoReturn:
 
 
 def _given(environ: Mapping[str, str]) -> dict[str, str]:
-    names = {name: f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
-    return {name: variable for name, variable in names.items() if environ.get(variable)}
+    """Return the values that are set, by field; an empty variable counts as not set."""
+    values = {name: environ.get(f"{PREFIX}{name.upper()}") for name in Settings.model_fields}
+    return {name: value for name, value in values.items() if value}
 
 
 def _is_unknown(variable: str) -> bool:

@@ -20,7 +20,7 @@ def build(build_id: int) -> str:
         claimed = builds.claim(time.time())
         if claimed is None:
             return f"build {build_id}: somebody else took it"
-        metrics.build_claimed(claimed.started_at - claimed.created_at)
+        metrics.build_claimed(time.time() - claimed.created_at)
         pipeline.run(claimed, settings)
         status = builds.get(claimed.id).status
     _doorbell.reconcile()

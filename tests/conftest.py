@@ -11,7 +11,7 @@ from kennel_core import db, migrations, projects
 from kennel_core.models import Project
 from kennel_core.settings import PREFIX, Settings
 
-SERVERS = ("redis", "git", "systemd", "caddy", "nix", "prometheus", "web")
+SERVERS = ("redis", "git", "systemd", "caddy", "nix", "prometheus", "web", "stack")
 pytest_plugins = [name for server in SERVERS if find_spec(name := f"tests.servers.{server}")]
 
 for variable in [name for name in os.environ if name.startswith(PREFIX)]:

@@ -64,7 +64,7 @@ def test_rows_have_the_names_that_users_expect(project: Project, settings: Setti
     api, docs = rows()["api"], rows()["docs"]
     assert (api.host, docs.host) == ("shop-api-main.localhost", "shop-docs-main.localhost")
     assert api.unit.startswith("kennel-shop-main-api-")
-    assert (api.alias, docs.alias) == (None, None)
+    assert (api.alias_host, docs.alias_host) == (None, None)
     assert (api.environment, api.port in settings.port_range, docs.port, docs.spa) == (
         "prod",
         True,
@@ -76,7 +76,7 @@ def test_rows_have_the_names_that_users_expect(project: Project, settings: Setti
 def test_a_single_service_has_the_short_alias_too(project: Project, settings: Settings) -> None:
     built(project, settings, outputs(service()), ref="pr-7")
 
-    assert (rows()["api"].alias, rows()["api"].environment) == ("shop-pr-7.localhost", "preview")
+    assert (rows()["api"].alias_host, rows()["api"].environment) == ("shop-pr-7.localhost", "preview")
     assert deployments.by_host("shop-pr-7.localhost").name == "api"
     assert deployments.by_host("shop-pr-8.localhost") is None
 
@@ -129,11 +129,11 @@ def test_an_alias_gives_way_to_a_host_of_the_same_name(settings: Settings, datab
     one = projects.add("acme/a-b", "https://forge.example.org/acme/a-b.git", "main")
     two = projects.add("acme/a", "https://forge.example.org/acme/a.git", "main")
     live(one, settings, outputs(service("api")))
-    assert rows()["api"].alias == "a-b-main.localhost"
+    assert rows()["api"].alias_host == "a-b-main.localhost"
 
     built(two, settings, outputs(service("b"), site()))
 
-    assert (rows()["api"].alias, rows()["b"].host) == (None, "a-b-main.localhost")
+    assert (rows()["api"].alias_host, rows()["b"].host) == (None, "a-b-main.localhost")
 
 
 def test_the_same_revision_keeps_unit_and_port(project: Project, settings: Settings) -> None:

@@ -30,7 +30,7 @@ def client(settings: Settings, database_file) -> FlaskClient:
             store_path="/nix/store/x",
             config_path="/nix/store/y",
             host="shop-web-main.apps.example.org",
-            alias="shop-main.apps.example.org",
+            alias_host="shop-main.apps.example.org",
             custom_domain="shop.example.com",
         )
     changed = settings.model_copy(update={"domain": "kennel.example.org", "base_domain": "apps.example.org"})

@@ -1,18 +1,15 @@
 """``kennel plan`` and ``kennel reconcile``."""
 
-import time
 from dataclasses import asdict
 
 import click
 
-from kennel_core import reconcile as core
 from kennel_core.cli.context import database, doorbell, json_option
 from kennel_core.cli.output import rows, show
-from kennel_core.reconcile import leftovers
+from kennel_core.reconcile import converge
 from kennel_core.reconcile.backoff import Backoff
-from kennel_core.reconcile.host import LocalHost, only_one
+from kennel_core.reconcile.host import LocalHost
 from kennel_core.reconcile.preview import preview
-from kennel_core.settings import Settings
 
 FAILED = 5
 AT_MOST_S = 120.0  # for what is on its way; the reconciler goes on with it
@@ -35,8 +32,8 @@ def reconcile(*, as_json: bool) -> int:
 
     The exit status is 1 when another system failed, and 5 when a deployment did.
     """
-    with database() as settings, only_one(settings.reconcile_lock):
-        report = _until_settled(settings)
+    with database() as settings:
+        report = converge(settings, doorbell(), LocalHost(settings), Backoff(), AT_MOST_S)
     data = asdict(report) | {"result": report.result}
 
     def human() -> None:
@@ -54,21 +51,3 @@ def reconcile(*, as_json: bool) -> int:
     if report.errors:
         return 1
     return FAILED if report.failed else 0
-
-
-def _until_settled(settings: Settings) -> core.Report:
-    """Run passes while something is on its way; returns what all of them did."""
-    host, bell, backoff = LocalHost(settings), doorbell(), Backoff()
-    total = core.Report()
-    deadline = time.monotonic() + AT_MOST_S
-    while True:
-        report = core.run_pass(settings, bell, host, backoff)
-        if report.result == "changed":
-            leftovers.sweep(settings)
-        for name in ("rung", "started", "stopped", "live"):
-            getattr(total, name).extend(getattr(report, name))
-        total.failed |= report.failed
-        total.routed = total.routed or report.routed
-        total.errors, total.again = report.errors, report.again
-        if not report.again or time.monotonic() > deadline:
-            return total

@@ -39,7 +39,7 @@ def of_build(row: Build) -> dict[str, Any]:
 def of_deployment(row: Deployment, settings: Settings) -> dict[str, Any]:
     """Describe a deployment. `status`: starting until the row's own version is live."""
     live = row.live or {}
-    hosts = [host for host in (row.custom_domain, row.host, row.alias) if host]
+    hosts = [host for host in (row.custom_domain, row.host, row.alias_host) if host]
     return {
         "id": row.id,
         "project": row.project.full_name,

@@ -7,6 +7,7 @@ the file is Kennel's. A script is a module ``vNNNN_<what>`` with ``SQL``, frozen
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
+from typing import Any
 
 from kennel_core import db
 from kennel_core.errors import ConfigError
@@ -25,11 +26,11 @@ def version() -> int:
     owner = _pragma("application_id")
     path = db.database.database
     if owner not in (0, db.APPLICATION_ID):
-        raise ConfigError(f"{path}: this is another program's database; point KENNEL_DATABASE elsewhere")
+        raise ConfigError(f"{path}: this is another program's database; point KENNEL_STATE_DIR elsewhere")
     if owner == 0 and (found or db.database.get_tables()):
-        raise ConfigError(f"{path}: has tables but no version of Kennel's; it was not made by `kennel migrate`")
+        raise ConfigError(f"{path}: has tables but no version; it was not made by `kennel migrate`")
     if found > LATEST:
-        raise ConfigError(f"{path}: has version {found}, this Kennel knows {LATEST}; install the newer Kennel")
+        raise ConfigError(f"{path}: version {found}, this Kennel knows {LATEST}; install the newer Kennel")
     return found
 
 
@@ -56,16 +57,20 @@ def migrate(path: Path) -> tuple[int, int]:
         db.create_private(path)
     with db.translated_errors("migrate"), db.database.connection_context():
         before = version()
-        db.database.execute_sql("PRAGMA journal_mode = wal")  # kept in the file: readers do not wait for the writer
+        _execute("PRAGMA journal_mode = wal")  # kept in the file
         for number in range(before + 1, LATEST + 1):
             script = import_module(f"{__name__}.{SCRIPTS[number - 1]}")
             with db.write():
                 for statement in script.SQL:
-                    db.database.execute_sql(statement)
-                db.database.execute_sql(f"PRAGMA application_id = {db.APPLICATION_ID}")
-                db.database.execute_sql(f"PRAGMA user_version = {number}")
+                    _execute(statement)
+                _execute(f"PRAGMA application_id = {db.APPLICATION_ID}")
+                _execute(f"PRAGMA user_version = {number}")
     return before, LATEST
 
 
 def _pragma(name: str) -> int:
-    return int(db.database.execute_sql(f"PRAGMA {name}").fetchone()[0])
+    return int(_execute(f"PRAGMA {name}").fetchone()[0])
+
+
+def _execute(statement: str) -> Any:
+    return db.database.execute_sql(statement)  # type: ignore[no-untyped-call]

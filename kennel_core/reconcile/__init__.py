@@ -49,31 +49,42 @@ class Report:
         changed = self.started or self.stopped or self.live or self.failed or self.routed
         return "error" if self.errors else "changed" if changed else "unchanged"
 
+    def add(self, later: "Report") -> None:
+        """Take in what the next pass did; errors and `again` are those of the last one."""
+        self.rung += later.rung
+        self.started += later.started
+        self.stopped += later.stopped
+        self.live += later.live
+        self.failed |= later.failed
+        self.routed = self.routed or later.routed
+        self.errors, self.again = later.errors, later.again
+
     def error(self, step: str, error: AdapterError) -> None:
         """Note a step that failed and is left for the next pass."""
         log.warning("step failed", step=step, error=str(error))
         self.errors.append(str(error))
 
 
-def converge(settings: Settings, doorbell: Doorbell, host: Host, backoff: Backoff) -> Report:
-    """Run passes until nothing is on its way any more; asks for its own continuation after SETTLE_S.
+def converge(
+    settings: Settings, doorbell: Doorbell, host: Host, backoff: Backoff, limit: float = SETTLE_S
+) -> Report:
+    """Run passes until nothing is on its way any more, or for about `limit` seconds; returns what they did.
 
-    Returns the report of the last pass.
+    Rings for a pass when something is still on its way then.
 
     Raises:
         AdapterError: the host could not be observed, or another pass holds the lock; nothing was changed.
     """
+    report = Report(again=True)
     with only_one(settings.reconcile_lock):
-        deadline = time.monotonic() + SETTLE_S
-        while True:
-            report = run_pass(settings, doorbell, host, backoff)
-            if report.result == "changed":
-                leftovers.sweep(settings, time.time())
-            if not report.again:
-                return report
-            if time.monotonic() > deadline:
-                doorbell.reconcile()
-                return report
+        deadline = time.monotonic() + limit
+        while report.again and time.monotonic() < deadline:
+            report.add(run_pass(settings, doorbell, host, backoff))
+        if report.result != "unchanged":
+            leftovers.sweep(settings, time.time())
+    if report.again:
+        doorbell.reconcile()
+    return report
 
 
 def run_pass(settings: Settings, doorbell: Doorbell, host: Host, backoff: Backoff) -> Report:
@@ -144,8 +155,9 @@ def _settle(
         by_build[row.build_id].append(row)
     seen = _look([row for row in rows.rollouts if row.unit], units, ended, host, report)
     promoted: dict[int, Sequence[Desired]] = {}
+    now = time.time()
     for build_id, build in rolling.items():
-        verdict, reason = judge(by_build[build_id], seen, build.built_at, time.time(), builds.ROLLOUT_MAX_S)
+        verdict, reason = judge(by_build[build_id], seen, build.built_at or now, now, builds.ROLLOUT_MAX_S)
         if verdict is Verdict.PROMOTE:
             promoted[build_id] = by_build[build_id]
         elif verdict is Verdict.ROLL_BACK:

@@ -14,7 +14,7 @@ from kennel_core.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """`live` must run and is routed; `rollouts` must run, and are routed once their whole build is healthy."""
+    """`live` must run and is routed; `rollouts` must run, and are routed when their whole build is up."""
 
     live: tuple[Desired, ...]
     rollouts: tuple[Desired, ...]
@@ -50,7 +50,7 @@ def _desired(
         id=row.id,
         build_id=version["build"],
         rollout=rollout,
-        hosts=tuple(filter(None, (version["host"], version["alias"], version["custom_domain"]))),
+        hosts=tuple(filter(None, (version["host"], version["alias_host"], version["custom_domain"]))),
         store_path=version["store_path"],
         spa=version["spa"],
         unit=version["unit"],

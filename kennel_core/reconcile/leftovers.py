@@ -1,8 +1,8 @@
 """What builds and deliveries leave behind: GC roots of outputs, build directories, ids of deliveries."""
 
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from peewee import fn
 
@@ -54,7 +54,5 @@ def _kept(count: int) -> set[int]:
     ranked = Build.select(Build.id, place.alias("place")).where(
         Build.outputs.is_null(is_null=False), fn.EXISTS(deployed)
     )
-    rows: Iterable[tuple[int]] = (
-        Build.select(ranked.c.id).from_(ranked).where(ranked.c.place <= count).tuples()
-    )
+    rows: Any = Build.select(ranked.c.id).from_(ranked).where(ranked.c.place <= count).tuples()
     return {build_id for (build_id,) in rows}
