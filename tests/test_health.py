@@ -106,7 +106,7 @@ def test_what_is_not_2xx_is_told(answer: bytes, seen: str) -> None:
         said = health.wait(port, "/api/health", 0.4, alive)
 
     assert said is not None
-    assert said.startswith(f"GET /api/health on port {port} did not answer 2xx within 0.4 s (")
+    assert said.startswith(f"GET /api/health on port {port} gives no 2xx (")
     assert said.endswith(f"tries, the last: {seen})")
 
 

@@ -41,7 +41,7 @@ def wait(port: int, path: str | None, timeout: float, alive: Callable[[], bool])
             return None
         if time.monotonic() + pause >= deadline:
             where = _listens_elsewhere(port)
-            failed = f"GET {path} on port {port} did not answer 2xx within {timeout:g} s"
+            failed = f"GET {path} on port {port} gives no 2xx"
             return f"{failed}{_so_far(probes, seen)}{where}"
         time.sleep(pause)
         pause = min(pause * 1.5, LAST_PAUSE_S)

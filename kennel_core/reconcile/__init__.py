@@ -27,6 +27,7 @@ log = structlog.get_logger(__name__)
 
 WINDOW_S = 1.0  # how long a pass waits for services to become healthy, and for connections to end
 POLL_S = 0.02
+DRAIN_MIN_S = 1.0  # a connection that Caddy accepted before the routes changed may still ask the old unit
 SETTLE_S = 20.0  # how long `converge` goes on before others get their turn
 
 
@@ -252,18 +253,15 @@ def _stop(settings: Settings, host: Host, report: Report) -> None:
         return
     now = time.time()
     resources.unwanted((name for name, unit in unwanted.items() if unit.unwanted_at is None), now)
-    busy = {
-        name: unit.port
-        for name, unit in unwanted.items()
-        if unit.port and now < (unit.unwanted_at or now) + settings.drain_timeout
-    }
+    since = {name: unit.unwanted_at or now for name, unit in unwanted.items()}
+    ports = {name: unit.port for name, unit in unwanted.items() if unit.port}
     deadline = time.monotonic() + WINDOW_S
-    while busy := {name: port for name, port in busy.items() if host.connections(port)}:
+    while busy := _draining(since, ports, settings.drain_timeout, host):
         if time.monotonic() > deadline:
             report.again = True
             break
         time.sleep(POLL_S)
-    ready = sorted(unwanted.keys() - busy.keys())
+    ready = sorted(unwanted.keys() - busy)
     for name, error in zip(ready, host.each_stop(ready), strict=True):
         if error is None:
             resources.forget_units([name])
@@ -271,3 +269,14 @@ def _stop(settings: Settings, host: Host, report: Report) -> None:
             log.info("stopped", unit=name)
         else:
             report.error("stop", error)
+
+
+def _draining(since: Mapping[str, float], ports: Mapping[str, int], limit: float, host: Host) -> set[str]:
+    """Name the units, unwanted since then, that may still be asked for something."""
+    now = time.time()
+    young = {name for name in ports if now < since[name] + min(DRAIN_MIN_S, limit)}
+    return young | {
+        name
+        for name, port in ports.items()
+        if name not in young and now < since[name] + limit and host.connections(port)
+    }
