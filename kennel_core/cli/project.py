@@ -8,7 +8,7 @@ import click
 
 from kennel_core import db, logs, projects
 from kennel_core.cli import shapes
-from kennel_core.cli.context import database, json_option
+from kennel_core.cli.context import database, doorbell, json_option
 from kennel_core.cli.output import fields, rows, show
 from kennel_core.models import Project
 from kennel_core.settings import Settings
@@ -84,6 +84,7 @@ def remove(name: str, *, yes: bool, as_json: bool) -> None:
                 raise click.UsageError(f"this forgets {row.full_name} and its builds for good: add --yes")
             click.confirm(f"Forget {row.full_name} with its builds, and take it down?", abort=True, err=True)
         data = {"project": row.full_name, "deployments": projects.remove(row)}
+        doorbell().reconcile()
     show(data, lambda: click.echo(_removed(data)), as_json=as_json)
 
 
