@@ -131,6 +131,11 @@ class Settings(pydantic.BaseModel):
         return self.runtime_dir / "reconcile.lock"
 
     @property
+    def targets_dir(self) -> Path:
+        """Where Caddy reads what is live; nobody's but Kennel's, and open to everybody."""
+        return self.runtime_dir / "targets"
+
+    @property
     def port_range(self) -> range:
         """The ports a service may get."""
         first, last = map(int, self.ports.split("-"))

@@ -3,20 +3,16 @@
 import functools
 import os
 import queue
-import socket
-import ssl
 import threading
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from websockets.exceptions import ConnectionClosed
-from websockets.sync import client as ws_client
 from websockets.sync import server as ws_server
 
-from kennel_core.adapters.caddy import Caddy
-from kennel_core.reconcile.routes import Proxy, table
-from tests.servers.caddy import CaddyServer
+from kennel_core.reconcile.routes import Proxy
+from tests.servers.caddy import CaddyServer, websocket
 from tests.servers.ports import free_port
 from tests.servers.upstream import body_of, reply, upstream
 from tests.waiting import until
@@ -29,7 +25,7 @@ def route(caddy: CaddyServer, *ports: int) -> None:
     """Send HOST to the first port; the others belong to other hosts."""
     caddy.ask.allowed.add(HOST)
     entries = [Proxy((f"other{n}.localhost" if n else HOST,), port, n) for n, port in enumerate(ports)]
-    Caddy(caddy.admin).replace_routes(table(entries))
+    caddy.lead(*entries)
 
 
 def echo(handler: BaseHTTPRequestHandler) -> None:
@@ -124,12 +120,6 @@ def test_a_service_that_stays_away_is_a_bad_gateway(caddy: CaddyServer) -> None:
     assert caddy.request(HOST).status == 502
 
 
-def _websocket(caddy: CaddyServer) -> ws_client.ClientConnection:
-    context = ssl.create_default_context(cafile=str(caddy.root_certificate))
-    plain = socket.create_connection(("127.0.0.1", caddy.https_port), timeout=20)
-    return ws_client.connect(f"wss://{HOST}/", sock=plain, ssl=context)
-
-
 def test_a_websocket_outlives_a_write_from_caddy_2_7_on(caddy: CaddyServer) -> None:
     def parrot(connection: ws_server.ServerConnection) -> None:
         for message in connection:
@@ -140,7 +130,7 @@ def test_a_websocket_outlives_a_write_from_caddy_2_7_on(caddy: CaddyServer) -> N
         thread.start()
         port = server.socket.getsockname()[1]
         route(caddy, port)
-        with _websocket(caddy) as talk:
+        with websocket(caddy, HOST) as talk:
             talk.send("before")
             assert talk.recv(timeout=20) == "before"
             route(caddy, port, port)

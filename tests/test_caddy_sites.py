@@ -1,15 +1,18 @@
 """Sites as a browser sees them, through real Caddys. Every file has the time 1, as in the Nix store."""
 
 import gzip
+import http.client
 import os
+import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from kennel_core.adapters.caddy import Caddy
-from kennel_core.reconcile.routes import Files, table
+from kennel_core.reconcile.routes import Files
 from tests.servers.caddy import Answer, CaddyServer
+from tests.waiting import until
 
 HOST = "docs.localhost"
 EPOCH = "Thu, 01 Jan 1970 00:00:01 GMT"
@@ -30,7 +33,7 @@ def build(root: Path, files: Mapping[str, str | bytes]) -> Path:
 
 def show(caddy: CaddyServer, root: Path, *, spa: bool = False) -> None:
     caddy.ask.allowed.add(HOST)
-    Caddy(caddy.admin).replace_routes(table([Files((HOST,), str(root), spa, 1)]))
+    caddy.lead(Files((HOST,), str(root), spa, 1))
 
 
 @pytest.fixture
@@ -81,6 +84,74 @@ def _conditions(answer: Answer) -> list[dict[str, str]]:
     since = {"If-Modified-Since": answer.headers.get("last-modified", EPOCH)}
     later = {"If-Modified-Since": "Fri, 01 Jan 2038 00:00:00 GMT"}
     return [own, since, own | since, caddys, later, {"If-None-Match": '"13"'}]
+
+
+def test_a_site_that_becomes_an_spa_is_seen_by_who_has_a_copy(caddy: CaddyServer, tmp_path: Path) -> None:
+    root = build(tmp_path / "aaa", {"index.html": "home", "404.html": "lost"})
+    show(caddy, root)
+    before = caddy.request(HOST, "/")
+
+    show(caddy, root, spa=True)
+
+    again = caddy.request(HOST, "/", headers={"If-None-Match": before.headers["etag"]})
+    assert (again.status, again.body) == (200, b"home")
+    assert caddy.request(HOST, "/deep/link").body == b"home"
+
+
+def test_no_copy_is_confirmed_and_no_page_named_wrongly_while_builds_change(
+    caddy: CaddyServer, tmp_path: Path
+) -> None:
+    roots = [build(tmp_path / word, {"index.html": word}) for word in ("one", "two")]
+    tags: dict[bytes, set[str]] = {b"one": set(), b"two": set()}
+    confirmed: list[tuple[str, str]] = []
+    done = threading.Event()
+    show(caddy, roots[0])
+
+    def ask() -> None:
+        have = ""
+        while not done.is_set():
+            try:
+                answer = caddy.request(HOST, headers={"If-None-Match": have} if have else {})
+            except (ConnectionError, http.client.HTTPException):
+                assert not caddy.reads_files
+                continue
+            if answer.status == 304:
+                confirmed.append((have, answer.headers["etag"]))
+            else:
+                have = answer.headers["etag"]
+                tags[answer.body].add(have)
+
+    with ThreadPoolExecutor(2) as pool:
+        asking = [pool.submit(ask) for _ in range(2)]
+        try:
+            for root in [*reversed(roots)] * 10:
+                show(caddy, root)
+                seen = len(confirmed)
+                until(lambda seen=seen: len(confirmed) > seen or any(one.done() for one in asking))
+        finally:
+            done.set()
+        for one in asking:
+            one.result()
+
+    assert [len(found) for found in tags.values()] == [1, 1]
+    assert {have == told for have, told in confirmed} == {True}
+
+
+def test_a_site_whose_file_is_missing_shows_nothing_at_all(site: CaddyServer, tmp_path: Path) -> None:
+    site.ask.allowed.add("other.localhost")
+    shown = build(tmp_path / "other", {"index.html": "other"})
+    other = Files(("other.localhost",), str(shown), spa=False, id=2)
+    own = Files((HOST,), str(tmp_path / "site"), spa=False, id=1)
+    site.lead(own, other)
+    if site.reads_files:
+        site.kennel.remove_target("1.files")
+        for path in ("/", "/caddy.json", "/admin.sock", "/etc/passwd", "/../../etc/passwd", "/root/"):
+            answer = site.request(HOST, path)
+            assert (answer.status, answer.body) == (503, b""), path
+    assert site.request("other.localhost").body == b"other"
+
+    assert site.lead(own, other) == site.reads_files
+    assert site.request(HOST).body == b"<h1>home</h1>"
 
 
 def test_the_same_build_is_not_sent_twice(site: CaddyServer) -> None:

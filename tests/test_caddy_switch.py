@@ -2,29 +2,42 @@
 
 import http.client
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+from websockets.sync import client as ws_client
+from websockets.sync import server as ws_server
 
 from kennel_core.adapters.caddy import Caddy
 from kennel_core.reconcile.routes import Proxy, table
-from tests.servers.caddy import CaddyServer
+from tests.servers.caddy import CaddyServer, programs, version_of, websocket
 from tests.servers.upstream import says, upstream
 from tests.waiting import until
 
-HOST = "shop.localhost"
-LOST_IN_A_ROW = 2
+HOST, OTHER = "shop.localhost", "other.localhost"
+SWITCHES = 20
+
+reading_files = pytest.mark.parametrize(
+    "caddy_server",
+    [program for program in programs() if version_of(program) >= (2, 8)],
+    indirect=True,
+    ids=lambda program: "caddy-{}.{}".format(*version_of(program)),
+)
 
 
 class _Client(threading.Thread):
-    """Asks as fast as it can over a connection that it keeps; wrong answers and lost requests are in `wrong`.
+    """Asks as fast as it can; answers are counted, and what is not one is in `wrong`.
 
-    A write makes Caddy close connections, on which nothing was answered. So the request is asked again, as
-    RFC 9110 section 9.2.2 lets clients do, and may be lost once more: the new connection may wait in the
-    queue of the listener that a write closes, and newer Caddys (their Go) also drop one whose first
-    HTTP/1 request they have not read yet.
+    With `keep` it asks over one connection for as long as Caddy leaves it open. A request that is closed
+    without an answer is asked again, as RFC 9110 section 9.2.2 lets clients do, `patience` times.
     """
 
-    def __init__(self, caddy: CaddyServer) -> None:
+    def __init__(self, caddy: CaddyServer, *, keep: bool, patience: int) -> None:
         super().__init__()
         self.caddy = caddy
+        self.keep = keep
+        self.patience = patience
         self.answers: dict[bytes, int] = dict.fromkeys((b"blue", b"green"), 0)
         self.wrong: list[object] = []
         self.done = threading.Event()
@@ -38,7 +51,7 @@ class _Client(threading.Thread):
             except (http.client.HTTPException, OSError) as exc:
                 self._close()
                 losses += 1
-                if losses > LOST_IN_A_ROW:
+                if losses > self.patience:
                     self.wrong.append(exc)
                 continue
             losses = 0
@@ -53,7 +66,7 @@ class _Client(threading.Thread):
         self.connection.request("GET", "/", headers={"Host": HOST})
         answer = self.connection.getresponse()
         said = answer.read()
-        if answer.will_close:
+        if answer.will_close or not self.keep:
             self._close()
         return answer.status, said
 
@@ -63,25 +76,107 @@ class _Client(threading.Thread):
         self.connection = None
 
 
-def test_switching_under_load_fails_no_request(caddy: CaddyServer) -> None:
-    clients = [_Client(caddy) for _ in range(3)]
+def _switch_under_load(caddy: CaddyServer, clients: list[_Client], lead: Callable[[int], object]) -> None:
+    """Lead HOST back and forth; each time every client must see it."""
     with upstream(says(b"blue")) as blue, upstream(says(b"green")) as green:
         caddy.ask.allowed.add(HOST)
-        Caddy(caddy.admin).replace_routes(table([Proxy((HOST,), blue, 1)]))
+        lead(blue)
         for client in clients:
             client.start()
-        for word, port in [(b"green", green), (b"blue", blue)] * 5:
-            before = [client.answers[word] for client in clients]
-            Caddy(caddy.admin).replace_routes(table([Proxy((HOST,), port, 1)]))
-            until(
-                lambda before=before, word=word: all(
-                    client.wrong or client.answers[word] > was + 5
-                    for client, was in zip(clients, before, strict=True)
-                ),
-                what=f"every client sees {word!r}",
-            )
-        for client in clients:
-            client.done.set()
-            client.join()
+        try:
+            for word, port in [(b"green", green), (b"blue", blue)] * (SWITCHES // 2):
+                lead(port)
+                before = [client.answers[word] for client in clients]
+                until(
+                    lambda before=before, word=word: all(
+                        client.wrong or client.answers[word] > was + 1
+                        for client, was in zip(clients, before, strict=True)
+                    ),
+                    what=f"every client sees {word!r}",
+                )
+        finally:
+            for client in clients:
+                client.done.set()
+            for client in clients:
+                client.join()
+    assert [client.wrong for client in clients] == [[]] * len(clients)
 
-    assert [client.wrong for client in clients] == [[], [], []]
+
+@reading_files
+def test_a_new_version_takes_over_without_losing_any_request_on_any_connection(caddy: CaddyServer) -> None:
+    clients = [_Client(caddy, keep=keep, patience=0) for keep in (True, True, False, False)]
+    reloads: list[int] = []
+
+    def lead(port: int) -> None:
+        caddy.lead(Proxy((HOST,), port, 1))
+        reloads.append(caddy.reloads())
+
+    _switch_under_load(caddy, clients, lead)
+
+    assert len(set(reloads)) == 1
+
+
+def test_where_a_reload_cuts_a_connection_the_third_try_is_answered_at_the_latest(caddy: CaddyServer) -> None:
+    """A reload closes connections on which nothing was answered.
+
+    The next one may wait in the queue of the listener that is closed, and newer Caddys (their Go) also drop
+    one whose first HTTP/1 request they have not read yet.
+    """
+    clients = [_Client(caddy, keep=True, patience=2) for _ in range(3)]
+
+    _switch_under_load(
+        caddy, clients, lambda port: Caddy(caddy.admin).replace_routes(table([Proxy((HOST,), port, 1)]))
+    )
+
+
+@contextmanager
+def _parrot(name: str) -> Iterator[int]:
+    """Repeat what comes over a WebSocket, with a name; gives the port."""
+
+    def answer(connection: ws_server.ServerConnection) -> None:
+        for message in connection:
+            connection.send(f"{name}: {message}")
+
+    with ws_server.serve(answer, "127.0.0.1", 0) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server.socket.getsockname()[1]
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def _said(talk: ws_client.ClientConnection, message: str) -> str | bytes:
+    talk.send(message)
+    return talk.recv(timeout=20)
+
+
+@reading_files
+def test_websockets_stay_with_the_version_they_talk_to(caddy: CaddyServer) -> None:
+    caddy.ask.allowed |= {HOST, OTHER}
+    with _parrot("old") as old, _parrot("new") as new:
+        caddy.lead(Proxy((HOST,), old, 1), Proxy((OTHER,), old, 2))
+        with websocket(caddy, HOST) as first, websocket(caddy, OTHER) as other:
+            assert [_said(first, "1"), _said(other, "1")] == ["old: 1", "old: 1"]
+            for port in [new, old] * (SWITCHES // 2) + [new]:
+                caddy.lead(Proxy((HOST,), port, 1), Proxy((OTHER,), old, 2))
+            with websocket(caddy, HOST) as second:
+                assert [_said(talk, "2") for talk in (first, other, second)] == ["old: 2", "old: 2", "new: 2"]
+
+
+@reading_files
+def test_a_service_whose_file_is_missing_is_a_bad_gateway_and_waits_for_it(caddy: CaddyServer) -> None:
+    caddy.ask.allowed |= {HOST, OTHER}
+    with upstream(says(b"here")) as port:
+        caddy.lead(Proxy((HOST,), port, 1), Proxy((OTHER,), port, 2))
+        caddy.kennel.remove_target("1.port")
+
+        assert caddy.request(HOST).status == 502
+        assert caddy.request(OTHER).body == b"here"
+
+        connection = caddy.connect(HOST)
+        connection.request("GET", "/", headers={"Host": HOST})
+        assert caddy.lead(Proxy((HOST,), port, 1), Proxy((OTHER,), port, 2))
+        assert connection.getresponse().read() == b"here"
+        connection.close()

@@ -1,5 +1,6 @@
 """The pass, on a real systemd and a real Caddy."""
 
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,11 +13,12 @@ from kennel_core import builds, db, deployments, projects, refs, resources
 from kennel_core.adapters.systemd import Systemd
 from kennel_core.adapters.unit_spec import UnitSpec, dynamic_user
 from kennel_core.errors import Unavailable
-from kennel_core.models import Build, BuildStatus, Project
+from kennel_core.models import Build, BuildStatus, Deployment, Project
 from kennel_core.outputs import Outputs, ServiceOutput, SiteOutput
 from kennel_core.reconcile import Report, converge, run_pass
 from kennel_core.reconcile.backoff import Backoff
 from kennel_core.reconcile.host import LocalHost
+from kennel_core.reconcile.preview import preview
 from kennel_core.settings import Settings
 from tests.servers.caddy import CaddyServer
 from tests.servers.systemd import PrivateSystemd
@@ -120,15 +122,17 @@ class World:
         return run_pass(self.settings, self.doorbell, self.host, self.backoff)
 
     def get(self, name: str, ref: str = "main", path: str = "/") -> tuple[int, str]:
-        """Ask as a browser does: once more, when the connection ends before there is an answer.
+        """Ask once; an older Caddy once more, when the connection ends before there is an answer.
 
-        Caddy closes a connection that it accepted just before it reloads (RFC 9112 section 9.3.1 has clients
-        repeat such a request).
+        It reloads for a new version, and closes a connection that it accepted just before (RFC 9112 section
+        9.3.1 has clients repeat such a request).
         """
         host = f"shop-{name}-{ref}.localhost"
         try:
             answer = self.caddy.request(host, path)
         except ConnectionError:
+            if self.caddy.reads_files:
+                raise
             answer = self.caddy.request(host, path)
         return answer.status, answer.body.decode()
 
@@ -141,8 +145,13 @@ class World:
 
     def is_settled(self) -> bool:
         """The next pass does nothing and writes nothing."""
-        writes = self.caddy.writes()
-        return self.one_pass() == Report() and self.caddy.writes() == writes
+        before = self.written()
+        return self.one_pass() == Report() and self.written() == before
+
+    def written(self) -> tuple[int, list[tuple[str, int]]]:
+        """What changes when anything is written for Caddy: how many writes it got, the files as they are."""
+        found = self.settings.targets_dir.glob("*")
+        return self.caddy.writes(), sorted((path.name, path.stat().st_ino) for path in found)
 
 
 @pytest.fixture
@@ -196,6 +205,7 @@ def test_a_second_build_takes_over_without_a_failed_request(world: World) -> Non
     threads = [threading.Thread(target=ask) for _ in range(3)]
     for thread in threads:
         thread.start()
+    reloads = world.caddy.reloads()
     try:
         build = world.build(world.service("two"))
         world.converge()
@@ -206,6 +216,7 @@ def test_a_second_build_takes_over_without_a_failed_request(world: World) -> Non
 
     assert world.status(build) == BuildStatus.DONE
     assert {status for status, _ in seen} == {200}
+    assert world.caddy.reloads() == reloads + (not world.caddy.reads_files)
     assert world.get("api") == (200, "two main")
     assert len(world.units()) == 1
     assert world.is_settled()
@@ -388,6 +399,40 @@ def test_a_rollout_waits_for_a_caddy_that_is_gone_and_the_old_unit_runs_on(world
     assert world.get("api") == (200, "two main")
     assert len(world.units()) == 1
     assert world.is_settled()
+def test_an_emptied_runtime_directory_is_repaired_by_the_next_pass(world: World) -> None:
+    world.build(world.service("one"), world.site("one"))
+    world.converge()
+    shutil.rmtree(world.settings.runtime_dir)
+    writes = world.caddy.writes()
+
+    report = world.one_pass()
+
+    assert report == Report(routed=world.caddy.reads_files)
+    assert world.caddy.writes() == writes
+    assert world.get("api") == (200, "one main")
+    assert world.get("docs") == (200, "<h1>one</h1>")
+    assert world.is_settled()
+
+
+def test_the_plan_says_where_hosts_lead_and_would_lead(world: World) -> None:
+    world.build(world.service("one"), world.site("one"))
+    world.converge()
+    assert preview(world.settings, world.host) == []
+    before = world.written()
+
+    with db.write():
+        Deployment.delete().where(Deployment.name == "api").execute()
+        docs = Deployment.get(name="docs")
+        docs.live = {**docs.live, "store_path": "/nowhere"}
+        docs.save()
+    steps = {(step.action, step.what, step.why) for step in preview(world.settings, world.host)}
+
+    assert ("route", "shop-docs-main.localhost", "Caddy sends it elsewhere") in steps
+    gone = "shop-api-main.localhost"
+    assert ("unroute", gone, "no deployment has this host name any more") in steps
+    assert world.written() == before
+
+
 
 
 def test_a_systemd_that_cannot_be_asked_changes_nothing(world: World) -> None:
@@ -469,4 +514,32 @@ def test_a_pass_killed_between_any_two_steps_is_finished_by_the_next(
     assert world.status(build) == BuildStatus.DONE
     assert world.get("api") == (200, "two main")
     assert len(world.units()) == 1
+    assert world.is_settled()
+
+
+@pytest.mark.parametrize("step", ["write_target", "replace_routes", "remove_target"])
+def test_a_pass_killed_while_it_leads_hosts_is_finished_by_the_next(
+    world: World, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.build(world.service("one"), world.service("one", name="web"), world.site("one"))
+    world.converge()
+    build = world.build(world.service("two"), world.site("two"), world.site("two", name="blog"))
+    real: Callable[..., object] = getattr(LocalHost, step)
+
+    def then_die(*args: object) -> None:
+        real(*args)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalHost, step, then_die)
+        if world.caddy.reads_files or step == "replace_routes":
+            with pytest.raises(KeyboardInterrupt):
+                world.converge()
+    world.converge()
+
+    assert world.status(build) == BuildStatus.DONE
+    assert world.get("api") == (200, "two main")
+    assert (world.get("docs"), world.get("blog")) == ((200, "<h1>two</h1>"), (200, "<h1>two</h1>"))
+    assert world.get("web")[0] == 404
+    assert len(world.written()[1]) == 3 * world.caddy.reads_files
     assert world.is_settled()

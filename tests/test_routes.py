@@ -2,16 +2,19 @@
 
 import copy
 import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kennel_core.caddy_config import CATCH_ALL, NEWER_FIELDS, NOT_YET, older
-from kennel_core.reconcile.routes import Files, Own, Proxy, entries, is_ours, merged, table
+from kennel_core.reconcile.routes import Files, Own, Proxy, entries, is_ours, merged, table, targets
 
 OWN = Own("kennel.example.org", "127.0.0.1:3000", "127.0.0.1:3001")
 SHOP = Proxy(("shop.example.org",), 18001, 1)
+DIRECTORY = Path("/run/kennel/targets")
 DOCS = Files(("docs.example.org",), "/nix/store/aaa-docs", spa=False, id=2)
 
 hosts = st.sets(st.integers(0, 50), min_size=1, max_size=3).map(
@@ -61,6 +64,37 @@ def test_every_route_is_marked_once_and_the_catch_all_is_last(rows, own) -> None
 def test_the_table_reads_back_as_the_entries(rows, own) -> None:
     assert entries(table(rows, own)) == {row.id: row for row in rows}
     assert entries(older(table(rows, own))) == {row.id: row for row in rows}
+    assert entries(table(rows, own, DIRECTORY), targets(rows)) == {row.id: row for row in rows}
+
+
+@given(deployments, owns, st.integers(18000, 27999))
+def test_a_new_version_changes_files_and_not_the_table_that_names_them(rows, own, port) -> None:
+    new = [
+        replace(row, port=port) if isinstance(row, Proxy) else replace(row, root=f"{row.root}-{port}")
+        for row in rows
+    ]
+
+    assert table(new, own, DIRECTORY) == table(rows, own, DIRECTORY)
+    assert targets(new).keys() == targets(rows).keys()
+
+
+@given(deployments)
+def test_the_table_names_every_file_and_no_other(rows) -> None:
+    said = json.dumps(table(rows, None, DIRECTORY))
+
+    assert said.count("{file.") == len(targets(rows)) == len(rows)
+    assert all(f"{{file.{DIRECTORY}/{name}}}" in said for name in targets(rows))
+
+
+def test_another_kind_of_deployment_has_another_file() -> None:
+    sites = [Files(("h",), "/s", spa=spa, id=1) for spa in (True, False)]
+
+    assert targets([Proxy(("h",), 18001, 1)]) == {"1.port": "18001"}
+    assert [targets([site]) for site in sites] == [{"1.spa": "/s"}, {"1.files": "/s"}]
+
+
+def test_a_route_whose_file_is_missing_leads_nowhere() -> None:
+    assert entries(table([SHOP, DOCS], None, DIRECTORY), {"1.port": "18001"}) == {1: SHOP}
 
 
 @given(deployments, deployments, foreign, foreign, st.booleans())
@@ -117,13 +151,3 @@ def test_a_route_that_somebody_changed_by_hand_is_written_anew() -> None:
 
     assert entries(current) == {}
     assert merged(current, table([SHOP])) == table([SHOP])
-
-
-def test_a_site_of_another_build_has_another_tag() -> None:
-    tags = {
-        json.dumps(table([Files(DOCS.hosts, root, spa, DOCS.id)])[1])
-        for root in ("/nix/store/aaa-docs", "/nix/store/bbb-docs")
-        for spa in (True, False)
-    }
-
-    assert len(tags) == 4

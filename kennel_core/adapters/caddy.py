@@ -30,6 +30,7 @@ class Caddy:
         self._session.headers["Connection"] = "close"
         self._url = f"{root}/config/apps/http/servers/{quote(server, safe='')}/routes"
         self._etag: str | None = None
+        self.reads_files = False  # it knows ``{file.PATH}``: since 2.8, as `routes` finds out
 
     def routes(self) -> list[Route]:
         """Read the server's routes, in order, as Caddy has them.
@@ -48,6 +49,7 @@ class Caddy:
         if not isinstance(routes, list):
             raise Rejected("caddy", "read the routes", "the answer is not a list of routes")
         self._etag = response.headers.get("Etag")
+        self.reads_files = self._etag is not None  # 2.8 is also the first to send it
         return routes
 
     def replace_routes(self, routes: Sequence[Route]) -> None:

@@ -19,6 +19,7 @@ from kennel_core.reconcile import leftovers, routes
 from kennel_core.reconcile.backoff import Backoff
 from kennel_core.reconcile.desired import Wanted, wanted
 from kennel_core.reconcile.host import Host, only_one
+from kennel_core.reconcile.lead import lead
 from kennel_core.reconcile.plan import RUNNING, Actual, Desired, diff
 from kennel_core.reconcile.rollout import Seen, Verdict, judge
 from kennel_core.settings import Settings
@@ -209,17 +210,12 @@ def _roll_back(build: Build, rows: Sequence[Desired], reason: str, host: Host, r
 def _route(
     rows: Wanted, promoted: Mapping[int, Sequence[Desired]], settings: Settings, host: Host, report: Report
 ) -> bool:
-    """Write the route table when it differs; False when Caddy does not take it."""
+    """Lead the hosts to what is live; False when that failed."""
     versions = {row.id: row for row in rows.live}
     versions |= {row.id: row for group in promoted.values() for row in group}
     own = routes.Own(settings.domain, settings.bind, settings.follow_bind) if settings.domain else None
-    table = routes.table([_entry(row) for row in versions.values()], own)
     try:
-        changed = routes.merged(host.routes(), table)
-        if changed is not None:
-            host.replace_routes(changed)
-            report.routed = True
-            log.info("routes written", routes=len(changed))
+        report.routed = lead(host, [_entry(row) for row in versions.values()], own, settings.targets_dir)
     except AdapterError as exc:
         report.error("route", exc)
         return False

@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 from kennel_core.adapters import health, journal
 from kennel_core.adapters.caddy import Caddy
 from kennel_core.adapters.systemd import Systemd
+from kennel_core.adapters.targets import Targets
 from kennel_core.adapters.unit_spec import UnitSpec, dynamic_user
 from kennel_core.errors import AdapterError, Unavailable
 from kennel_core.reconcile.plan import Desired
@@ -52,6 +53,15 @@ class Host(Protocol):
     def replace_routes(self, routes: list[dict[str, Any]]) -> None:
         """Write Caddy's route table."""
 
+    def targets(self) -> dict[str, str] | None:
+        """Return what Caddy finds in the files of the targets; None when it reads none. After `routes`."""
+
+    def write_target(self, name: str, target: str) -> None:
+        """Write such a file."""
+
+    def remove_target(self, name: str) -> None:
+        """Remove such a file."""
+
 
 class LocalHost:
     """This machine."""
@@ -59,6 +69,7 @@ class LocalHost:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._caddy = Caddy(settings.caddy_admin, settings.caddy_server)
+        self._targets = Targets(settings.targets_dir)
 
     def units(self) -> dict[str, str]:
         """See `Host`: one D-Bus call."""
@@ -99,6 +110,18 @@ class LocalHost:
     def replace_routes(self, routes: list[dict[str, Any]]) -> None:
         """See `Host`: one PATCH."""
         self._caddy.replace_routes(routes)
+
+    def targets(self) -> dict[str, str] | None:
+        """See `Host`."""
+        return self._targets.read() if self._caddy.reads_files else None
+
+    def write_target(self, name: str, target: str) -> None:
+        """See `Host`."""
+        self._targets.write(name, target)
+
+    def remove_target(self, name: str) -> None:
+        """See `Host`."""
+        self._targets.remove(name)
 
     def _start(self, row: Desired) -> None:
         spec = unit_spec(row, self._settings)

@@ -30,7 +30,8 @@ def preview(settings: Settings, host: Host) -> list[Step]:
     units = host.units()
     made = resources.units()
     plan = diff((*rows.live, *rows.rollouts), Actual(units, frozenset(made)))
-    current = routes.entries(host.routes())
+    table = host.routes()
+    current = routes.entries(table, host.targets())
     return [
         *(Step("start", str(row.unit), _why_start(row, units)) for row in plan.start),
         *_route(rows, current),

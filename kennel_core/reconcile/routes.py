@@ -1,12 +1,16 @@
 """Write Caddy's route table from the deployments. Pure: dictionaries in, dictionaries out.
 
+What is live, a port or a store path, stands in the table itself, or where Caddy can read files, in one small
+file for each deployment: then the table stays as it is when a new version takes over.
+
 The order is: routes of others, what holds for all of Kennel's, Kennel itself, services, sites, the rule
 that serves every site, the catch-all. Each of Kennel's has an ``@id`` that begins with ``kennel-``.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from kennel_core.caddy_config import CATCH_ALL, Route, older
 from kennel_core.reconcile import site_rule
@@ -54,13 +58,27 @@ class Own:
     follow: str
 
 
-def table(entries: Iterable[Proxy | Files], own: Own | None = None) -> list[Route]:
-    """Give all of Kennel's routes. The same entries give the same table, in whatever order they come."""
+def table(
+    entries: Iterable[Proxy | Files], own: Own | None = None, directory: Path | None = None
+) -> list[Route]:
+    """Give all of Kennel's routes. The same entries give the same table, in whatever order they come.
+
+    With a `directory` Caddy is to read there what `targets` gives, at every request (since 2.8).
+    """
     ordered = sorted(entries, key=lambda entry: entry.id)
-    services = [_service(entry) for entry in ordered if isinstance(entry, Proxy)]
-    sites = [_site(entry) for entry in ordered if isinstance(entry, Files)]
+    services = [_service(entry, directory) for entry in ordered if isinstance(entry, Proxy)]
+    sites = [_site(entry, directory) for entry in ordered if isinstance(entry, Files)]
     shared = [site_rule.rule(f"{PREFIX}sites")] if sites else []
     return [_frozen_times(), *([_own(own)] if own else []), *services, *sites, *shared, _catch_all()]
+
+
+def targets(entries: Iterable[Proxy | Files]) -> dict[str, str]:
+    """Give what each file must say, by name.
+
+    The name tells the kind: a service that becomes a site, or a site an SPA, has another file, so that
+    until the table is written its route leads to what it can serve.
+    """
+    return {_file(entry): _target(entry) for entry in entries}
 
 
 def merged(current: Sequence[Route], wanted: Sequence[Route]) -> list[Route] | None:
@@ -78,13 +96,16 @@ def is_ours(route: Route) -> bool:
     return str(route.get("@id", "")).startswith(PREFIX)
 
 
-def entries(current: Iterable[Route]) -> dict[int, Proxy | Files]:
-    """Read back what `table` wrote, by deployment id: what each deployment's hosts lead to now."""
-    found = (_read(route) for route in current)
+def entries(current: Iterable[Route], files: Mapping[str, str] | None = None) -> dict[int, Proxy | Files]:
+    """Read back what `table` wrote, by deployment id: what each deployment's hosts lead to now.
+
+    `files` is what is in the directory. A route whose file is missing leads nowhere and is not listed.
+    """
+    found = (_read(route, files or {}) for route in current)
     return {entry.id: entry for entry in found if entry}
 
 
-def _read(route: Route) -> Proxy | Files | None:
+def _read(route: Route, files: Mapping[str, str]) -> Proxy | Files | None:
     name = re.fullmatch(rf"{PREFIX}(\d+)", str(route.get("@id", "")))
     if name is None:
         return None
@@ -92,10 +113,32 @@ def _read(route: Route) -> Proxy | Files | None:
         hosts = tuple(route["match"][0]["host"])
         handler = route["handle"][0]
         if handler["handler"] == "vars":
-            return Files(hosts, handler["root"], handler["kennel_site"] == "spa", int(name[1]))
-        return Proxy(hosts, int(handler["upstreams"][0]["dial"].rpartition(":")[2]), int(name[1]))
+            root = _followed(handler["root"], files)
+            return Files(hosts, root, handler["kennel_site"] == "spa", int(name[1]))
+        port = _followed(handler["upstreams"][0]["dial"].removeprefix("127.0.0.1:"), files)
+        return Proxy(hosts, int(port), int(name[1]))
     except (KeyError, IndexError, TypeError, ValueError, AttributeError):
         return None  # somebody changed it by hand: to be written anew
+
+
+def _file(entry: Proxy | Files) -> str:
+    if isinstance(entry, Proxy):
+        return f"{entry.id}.port"
+    return f"{entry.id}.spa" if entry.spa else f"{entry.id}.files"
+
+
+def _target(entry: Proxy | Files) -> str:
+    return str(entry.port) if isinstance(entry, Proxy) else entry.root
+
+
+def _led(entry: Proxy | Files, directory: Path | None) -> str:
+    """Say in the table where the entry leads, or which file says so."""
+    return f"{{file.{directory / _file(entry)}}}" if directory else _target(entry)
+
+
+def _followed(said: str, files: Mapping[str, str]) -> str:
+    file = re.fullmatch(r"\{file\.(?:.*/)?([^/]+)\}", said)
+    return files[file[1]] if file else said
 
 
 def _route(name: str | int, hosts: Iterable[str], *handle: Route, terminal: bool = True) -> Route:
@@ -122,12 +165,13 @@ def _proxy(address: str) -> Route:
     }
 
 
-def _service(entry: Proxy) -> Route:
-    return _route(entry.id, entry.hosts, _proxy(f"127.0.0.1:{entry.port}"))
+def _service(entry: Proxy, directory: Path | None) -> Route:
+    return _route(entry.id, entry.hosts, _proxy(f"127.0.0.1:{_led(entry, directory)}"))
 
 
-def _site(entry: Files) -> Route:
-    return _route(entry.id, entry.hosts, site_rule.variables(entry.root, spa=entry.spa), terminal=False)
+def _site(entry: Files, directory: Path | None) -> Route:
+    variables = site_rule.variables(_led(entry, directory), spa=entry.spa)
+    return _route(entry.id, entry.hosts, variables, terminal=False)
 
 
 def _own(own: Own) -> Route:

@@ -4,8 +4,6 @@ Nix gives every file the time 1, so Caddy's own Last-Modified and ETag (time and
 two files of one size. Here one ETag stands for a whole store path, whose content never changes.
 """
 
-import hashlib
-
 from kennel_core.caddy_config import Route
 
 # A name that carries a hash of its content: a directory that a bundler keeps for such names, eight or more
@@ -20,14 +18,14 @@ ASSET = (
     r"|svg|ttf|txt|wasm|wav|webm|webmanifest|webp|woff2?|xml|zip)$"
 )
 
-TAG = 'W/"{http.vars.kennel_tag}"'
+# Both are set once for a request, so what is sent and what it is called never are of two builds.
+SHOWN = '"{http.vars.kennel_site}:{http.vars.root}"'
+TAG = f"W/{SHOWN}"
 
 
 def variables(root: str, *, spa: bool) -> Route:
-    """Say which files a host shows, for the rule that serves them."""
-    kind = "spa" if spa else "files"
-    tag = hashlib.sha256(f"{kind} {root}".encode()).hexdigest()[:16]
-    return {"handler": "vars", "root": root, "kennel_site": kind, "kennel_tag": tag}
+    """Say which files a host shows, for the rule that serves them. `root` may be a placeholder."""
+    return {"handler": "vars", "root": root, "kennel_site": "spa" if spa else "files"}
 
 
 def rule(name: str) -> Route:
@@ -43,6 +41,7 @@ def rule(name: str) -> Route:
         spa | {"header": {"Accept": ["*text/html*"]}},
     ]
     routes: list[Route] = [
+        {"match": [{"vars": {"root": [""]}}], "handle": [error(503)]},  # else Caddy's own directory
         _only_reading(),
         _unchanged(),
         {"match": [{"header": {"If-Range": []}}], "handle": [_request_without("If-Range", "Range")]},
@@ -86,7 +85,7 @@ def _only_reading() -> Route:
 def _unchanged() -> Route:
     """Answer 304 to who has this very build already."""
     return {
-        "match": [{"header": {"If-None-Match": ['*"{http.vars.kennel_tag}"*']}}],
+        "match": [{"header": {"If-None-Match": [f"*{SHOWN}*"]}}],
         "handle": [
             {
                 "handler": "static_response",

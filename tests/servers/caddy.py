@@ -21,10 +21,15 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from websockets.sync import client as ws_client
 
 from kennel_core import caddy_config
 from kennel_core.adapters.caddy import Caddy
 from kennel_core.errors import Unavailable
+from kennel_core.reconcile import routes
+from kennel_core.reconcile.host import LocalHost
+from kennel_core.reconcile.lead import lead
+from kennel_core.settings import Settings
 from tests.servers.ports import free_port
 from tests.waiting import until
 
@@ -117,6 +122,10 @@ class CaddyServer:
             ),
             self.version,
         )
+        settings = Settings(caddy_admin=self.admin, runtime_dir=home / "run")
+        self.kennel = LocalHost(settings)  # what a pass has of it
+        self.targets = settings.targets_dir
+        self.reads_files = self.version >= (2, 8)
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -179,7 +188,18 @@ class CaddyServer:
         """Put the base configuration back, and let no name have a certificate."""
         self.ask.allowed.clear()
         self.ask.asked.clear()
-        Caddy(self.admin).replace_routes([caddy_config.NOT_YET])
+        until(self._emptied, what="caddy takes its first routes")
+
+    def _emptied(self) -> bool:
+        try:
+            Caddy(self.admin).replace_routes([caddy_config.NOT_YET])
+        except Unavailable:  # it closes connections to its admin API, too, when it has just reloaded
+            return False
+        return True
+
+    def lead(self, *entries: routes.Proxy | routes.Files, own: routes.Own | None = None) -> bool:
+        """Lead hosts there, as a pass does; returns whether anything was written."""
+        return lead(self.kennel, entries, own, self.targets)
 
     def connect(self, host: str, timeout: float = 20) -> http.client.HTTPConnection:
         """Open a TLS connection as a browser does that asks for `host`; the caller closes it."""
@@ -211,6 +231,13 @@ class CaddyServer:
             return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, content)
         finally:
             connection.close()
+
+
+def websocket(caddy: CaddyServer, host: str) -> ws_client.ClientConnection:
+    """Open a WebSocket as a browser does; the caller closes it."""
+    context = ssl.create_default_context(cafile=str(caddy.root_certificate))
+    plain = socket.create_connection(("127.0.0.1", caddy.https_port), timeout=20)
+    return ws_client.connect(f"wss://{host}/", sock=plain, ssl=context)
 
 
 def _name(program: Path) -> str:
