@@ -289,6 +289,24 @@ def test_a_slow_service_does_not_hold_up_another(world: World) -> None:
     assert world.get("api", ref="dev") == (200, "two dev")
 
 
+def test_a_build_that_ends_while_a_pass_looks_around_is_left_to_the_next(world: World) -> None:
+    made: list[Build] = []
+
+    class Busy(LocalHost):
+        def units(self) -> dict[str, str]:
+            if not made:
+                made.append(world.build(world.service("one", health=503, timeout=1)))
+            return super().units()
+
+    world.host = Busy(world.settings)
+    world.one_pass()
+    assert world.status(made[0]) == BuildStatus.BUILT
+
+    world.converge()
+    assert world.status(made[0]) == BuildStatus.FAILED
+    assert world.is_settled()
+
+
 def test_the_same_revision_is_not_restarted(world: World) -> None:
     world.build(world.service("one"), world.site("one"))
     world.converge()

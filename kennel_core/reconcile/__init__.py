@@ -149,8 +149,7 @@ def _settle(
     rows: Wanted, units: Mapping[str, str], ended: Mapping[str, str], host: Host, report: Report
 ) -> dict[int, Sequence[Desired]]:
     """Judge every build that is being rolled out; returns the rows of those to promote, by build."""
-    rolling = {build.id: build for build in builds.rolling_out()}
-    if not rolling:
+    if not rows.builds:
         return {}
     by_build: dict[int, list[Desired]] = defaultdict(list)
     for row in rows.rollouts:
@@ -158,12 +157,13 @@ def _settle(
     seen = _look([row for row in rows.rollouts if row.unit], units, ended, host, report)
     promoted: dict[int, Sequence[Desired]] = {}
     now = time.time()
-    for build_id, build in rolling.items():
-        verdict, reason = judge(by_build[build_id], seen, build.built_at or now, now, builds.ROLLOUT_MAX_S)
+    for build in rows.builds:
+        own = by_build[build.id]
+        verdict, reason = judge(own, seen, build.built_at or now, now, builds.ROLLOUT_MAX_S)
         if verdict is Verdict.PROMOTE:
-            promoted[build_id] = by_build[build_id]
+            promoted[build.id] = own
         elif verdict is Verdict.ROLL_BACK:
-            _roll_back(build, by_build[build_id], reason, host, report)
+            _roll_back(build, own, reason, host, report)
         else:
             report.again = report.again or not report.errors
     return promoted

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kennel_core import builds
 from kennel_core.deployments import snapshot
-from kennel_core.models import Deployment, Project
+from kennel_core.models import Build, Deployment, Project
 from kennel_core.reconcile.plan import Desired, Health
 from kennel_core.service_environment import environment
 from kennel_core.settings import Settings
@@ -14,14 +15,22 @@ from kennel_core.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """`live` must run and is routed; `rollouts` must run, and are routed when their whole build is up."""
+    """`live` must run and is routed; `rollouts` must run, and are routed when their whole build is up.
+
+    `builds` are those that are being rolled out.
+    """
 
     live: tuple[Desired, ...]
     rollouts: tuple[Desired, ...]
+    builds: tuple[Build, ...]
 
 
 def wanted(settings: Settings) -> Wanted:
-    """Read every row, in one query."""
+    """Read every row, in one query.
+
+    The builds are read before: one that ends in between must not be taken for a build without rows.
+    """
+    rolling = tuple(builds.rolling_out())
     rows = list(Deployment.select(Deployment, Project).join(Project))
     hosts: dict[tuple[int, str], dict[str, str]] = defaultdict(dict)
     for row in rows:
@@ -34,7 +43,7 @@ def wanted(settings: Settings) -> Wanted:
             live.append(_desired(row, row.live, siblings, settings, rollout=False))
         if row.live != current:
             rollouts.append(_desired(row, current, siblings, settings, rollout=True))
-    return Wanted(tuple(live), tuple(rollouts))
+    return Wanted(tuple(live), tuple(rollouts), rolling)
 
 
 def _desired(
