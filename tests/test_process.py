@@ -313,12 +313,12 @@ def test_a_command_ends_when_its_supervisor_is_killed(word):
 
 def test_leftovers_of_an_earlier_run_are_found_by_their_environment(word, tmp_path):
     argv = ["/usr/bin/setsid", "/bin/sh", "-c", f"sleep {word}"]
-    pid = os.posix_spawn(argv[0], argv, {**ENV, "HOME": str(tmp_path)})
+    pid = os.posix_spawn(argv[0], argv, {**ENV, "HOME": str(tmp_path / "home")})
     reaper = threading.Thread(target=os.waitpid, args=(pid, 0))
     reaper.start()
     until(lambda: sleepers(word))
 
-    process_tree.end_marked(f"HOME={tmp_path}".encode())
+    process_tree.end_left_by(tmp_path)
 
     reaper.join(timeout=10)
     assert sleepers(word) == set()

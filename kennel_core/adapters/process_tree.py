@@ -56,12 +56,14 @@ def table() -> dict[int, Process]:
 
 def marked(entries: Collection[bytes], processes: Collection[int]) -> set[int]:
     """Return those of `processes` whose environment holds one of the entries (``NAME=value``)."""
-    found = set()
-    for pid in processes:
-        with contextlib.suppress(OSError):  # it ended, or is another user's
-            if not set(entries).isdisjoint(Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")):
-                found.add(pid)
-    return found
+    return {pid for pid in processes if not set(entries).isdisjoint(_environment(pid).split(b"\0"))}
+
+
+def _environment(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:  # it ended, or is another user's
+        return b""
 
 
 def descendants(roots: Collection[int], processes: dict[int, Process]) -> set[int]:
@@ -131,12 +133,16 @@ def _until_gone(members: Callable[[], set[int]], seconds: float, on_wait: Callab
         on_wait(0.02)
 
 
-def end_marked(entry: bytes) -> None:
-    """End what an earlier run left: every process with this entry (``NAME=value``) in its environment."""
+def end_left_by(directory: Path) -> None:
+    """End what an earlier run left: every process whose environment names something in its directory.
+
+    A variable of any name does: nix gives its builders no other variables than its own.
+    """
+    named = f"={directory}/".encode()
 
     def members() -> set[int]:
         processes = table()
-        roots = marked([entry], processes.keys()) - {os.getpid()}
+        roots = {pid for pid in processes if pid != os.getpid() and named in _environment(pid)}
         return {pid for pid in descendants(roots, processes) if processes[pid].state != "Z"}
 
     if members():

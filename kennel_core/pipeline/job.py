@@ -42,7 +42,7 @@ class Job:
             Unavailable: the directory cannot be made.
         """
         if self.directory.exists():
-            process_tree.end_marked(f"HOME={self._home}".encode())
+            process_tree.end_left_by(self.directory)
             remove(self.directory)
         try:
             self._make_directories()

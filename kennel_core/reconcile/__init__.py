@@ -82,6 +82,7 @@ def converge(
         deadline = time.monotonic() + limit
         while report.again and time.monotonic() < deadline:
             report.add(run_pass(settings, doorbell, host, backoff))
+        leftovers.end_lost_work(settings)
         if report.result != "unchanged":
             leftovers.sweep(settings, time.time())
     if report.again:

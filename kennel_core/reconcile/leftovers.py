@@ -7,32 +7,44 @@ from typing import Any
 from peewee import fn
 
 from kennel_core import deployments
-from kennel_core.models import Build, BuildStatus, Delivery, Deployment
+from kennel_core.adapters import process_tree
+from kennel_core.models import FINAL, Build, BuildStatus, Delivery, Deployment
 from kennel_core.settings import Settings
 
 DELIVERIES_KEPT_S = 30 * 86_400.0  # a delivery that comes again later than this counts as new
 
 
 def sweep(settings: Settings, now: float) -> None:
-    """Drop roots of outputs that no row needs and no rollback may need, dead directories, old deliveries.
+    """Drop roots of outputs that no row needs and no rollback may need, and old deliveries.
 
     Kept are the builds that rows name, those that still run, and the last `keep_builds` of each ref that is
-    deployed. Other names in the two directories are left alone.
+    deployed. Other names are left alone.
     """
     Delivery.delete().where(Delivery.received_at < now - DELIVERIES_KEPT_S).execute()
+    roots = _by_build(settings.gcroots_dir)  # first: a build that begins later is none of these
     unfinished = {
         row.id
         for row in Build.select(Build.id).where(Build.status << [BuildStatus.BUILDING, BuildStatus.BUILT])
     }
-    roots = _by_build(settings.gcroots_dir)
     if roots.keys() - unfinished:
         keep = unfinished | deployments.builds_named() | _kept(settings.keep_builds)
         for build_id in roots.keys() - keep:
             for root in roots[build_id]:
                 root.unlink(missing_ok=True)
-    directories = _by_build(settings.work_dir)
-    for build_id in directories.keys() - unfinished:
+
+
+def end_lost_work(settings: Settings) -> None:
+    """End the processes of builds that have ended, and remove their directories: their workers were killed.
+
+    A build that is taken again does so for itself. Cheap when there is no build directory.
+    """
+    directories = _by_build(settings.work_dir)  # first, as above
+    if not directories:
+        return
+    kept = {row.id for row in Build.select(Build.id).where(Build.status.not_in(list(FINAL)))}
+    for build_id in directories.keys() - kept:
         for directory in directories[build_id]:
+            process_tree.end_left_by(directory)
             shutil.rmtree(directory, ignore_errors=True)
 
 
