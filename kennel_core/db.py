@@ -7,6 +7,7 @@ that forks no more may keep it for the next request.
 """
 
 import os
+import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from pathlib import Path
 import peewee
 
 from kennel_core.errors import ConfigError, Unavailable
+from kennel_core.settings import refuse
 
 APPLICATION_ID = 0x4B4E4C31  # "KNL1": tells our file from somebody else's (sqlite.org/fileformat.html)
 BUSY_TIMEOUT_MS = 5000
@@ -80,6 +82,15 @@ def connection() -> Iterator[None]:
             database.close()
 
 
+def require_or_exit() -> None:
+    """Open the file once and close it again, before a fork; exit status 2 when it cannot be used."""
+    try:
+        with connection():
+            pass
+    except (ConfigError, Unavailable) as exc:
+        refuse(ConfigError(str(exc)))
+
+
 def _identity(path: Path) -> tuple[int, int]:
     try:
         found = path.stat()
@@ -103,7 +114,14 @@ def translated_errors(operation: str) -> Iterator[None]:
     except (peewee.OperationalError, peewee.DatabaseError) as exc:
         if isinstance(exc, peewee.IntegrityError | peewee.ProgrammingError):
             raise
-        raise Unavailable("database", operation, f"{exc} ({database.database})") from exc
+        raise Unavailable("database", operation, f"{_first(exc)} ({database.database})") from exc
+
+
+def _first(error: BaseException) -> BaseException:
+    """Return what went wrong first: on a full disk SQLite ends the transaction, and ROLLBACK fails then."""
+    while isinstance(error.__context__, peewee.PeeweeException | sqlite3.Error):
+        error = error.__context__
+    return error
 
 
 @contextmanager

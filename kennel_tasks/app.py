@@ -25,10 +25,15 @@ def _configure_logging(**_: Any) -> None:
     logs.configure(settings)
 
 
+@signals.worker_init.connect
+def _require_database(**_: Any) -> None:
+    db.require_or_exit()
+
+
 @signals.worker_process_init.connect
 def _after_fork(**_: Any) -> None:
-    if not db.database.is_closed():
-        raise RuntimeError("a database connection was open when the worker forked; it would lose commits")
+    if not db.database.is_closed():  # SystemExit, because Celery goes on after any other exception
+        raise SystemExit("a database connection was open when the worker forked; it would lose commits")
 
 
 @signals.worker_ready.connect

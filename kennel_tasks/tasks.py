@@ -1,34 +1,55 @@
 """The two tasks. A message carries an id at most; the database has the rest."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import structlog
 
 from kennel_core import builds, db, metrics, pipeline, reconcile
+from kennel_core.errors import AdapterError, ConfigError
 from kennel_core.reconcile.backoff import Backoff
 from kennel_core.reconcile.host import LocalHost
 from kennel_tasks.app import app, settings
 from kennel_tasks.doorbell import CeleryDoorbell
+
+log = structlog.get_logger(__name__)
 
 _doorbell = CeleryDoorbell()
 _host = LocalHost(settings)
 _backoff = Backoff()
 
 
-@app.task(name="kennel.build")
+class Failed(Exception):
+    """A task failed for a reason that an operator can mend. The next pass is the retry."""
+
+
+@app.task(name="kennel.build", throws=(Failed,))
 def build(build_id: int) -> str:
     """Run the build whose turn it is: the id is a hint, since every queued build has a message of its own."""
-    with db.connection():
+    with _connected():
         claimed = builds.claim(time.time())
         if claimed is None:
             return f"build {build_id}: somebody else took it"
         metrics.build_claimed(time.time() - claimed.created_at)
         pipeline.run(claimed, settings)
-        status = builds.get(claimed.id).status
     _doorbell.reconcile()
-    return f"build {claimed.id}: {status}"
+    return f"build {claimed.id}: has ended"
 
 
-@app.task(name="kennel.reconcile")
+@app.task(name="kennel.reconcile", throws=(Failed,))
 def run_pass() -> str:
     """Bring the host in step with the rows. Never retried: the next tick is the retry."""
-    with db.connection():
+    with _connected():
         return reconcile.converge(settings, _doorbell, _host, _backoff).result
+
+
+@contextmanager
+def _connected() -> Iterator[None]:
+    """Hold a database connection. What is not a bug becomes one line in the log, without a traceback."""
+    try:
+        with db.connection():
+            yield
+    except (AdapterError, ConfigError) as exc:
+        log.error("task failed", error=str(exc))  # noqa: TRY400  # no bug, no traceback
+        raise Failed(str(exc)) from None
