@@ -92,14 +92,16 @@ def files(version: str, *, before: str = "", kennel_json: object = None) -> dict
 class Stack:
     """Kennel on this machine: `start`, `kill` and `stop` take names of the Procfile."""
 
-    def __init__(self, home: Path, redis: RedisServer, caddy: CaddyServer, systemd: PrivateSystemd) -> None:
+    def __init__(
+        self, home: Path, state: Path, redis: RedisServer, caddy: CaddyServer, systemd: PrivateSystemd
+    ) -> None:
         self.home = home
         self.redis, self.caddy, self.systemd = redis, caddy, systemd
         ports = [free_port() for _ in range(3)]
         self.url = f"http://127.0.0.1:{ports[0]}"
         self.flower = f"http://127.0.0.1:{ports[2]}"
         self.settings = Settings(
-            state_dir=home / "state",
+            state_dir=state,
             runtime_dir=home / "run",
             gcroots_dir=home / "nix/var/gcroots/kennel",
             bind=f"127.0.0.1:{ports[0]}",
@@ -130,9 +132,11 @@ class Stack:
         )
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
+        self.spawned: list[subprocess.Popen[bytes]] = []
+
     def prepare(self) -> None:
         """Make the directories, an empty database and nix's configuration."""
-        for path in ("state", "run", "metrics", "log", "tools", "nix/etc"):
+        for path in ("run", "metrics", "log", "tools", "nix/etc"):
             (self.home / path).mkdir(parents=True, exist_ok=True)
         (self.home / "nix/etc/nix.conf").write_text(nix.CONFIG)
         db.configure(self.settings.database)
@@ -152,9 +156,11 @@ class Stack:
         """Start a process of the Procfile, with a changed environment."""
         argv = ["setpriv", "--pdeathsig", "KILL", "/bin/sh", "-c", PROCFILE[name]]
         with (self.home / "log" / name).open("ab") as log:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 argv, cwd=ROOT, env=self.env | changed, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
+        self.spawned.append(process)
+        return process
 
     def below(self, name: str) -> set[int]:
         """The ids of a process and of all that it has started."""
@@ -183,6 +189,13 @@ class Stack:
             except subprocess.TimeoutExpired:
                 self.kill(name)
             self.processes.pop(name, None)
+
+    def end(self) -> None:
+        """End everything."""
+        self.stop()
+        for process in self.spawned:
+            process.kill()
+            process.wait()
 
     def log(self, name: str) -> str:
         """What a process has written since the beginning."""
@@ -317,16 +330,15 @@ class Remote:
 
 @contextmanager
 def running(
-    home: Path, redis: RedisServer, caddy: CaddyServer, systemd: PrivateSystemd, names: tuple[str, ...]
+    home: Path, state: Path, redis: RedisServer, caddy: CaddyServer, systemd: PrivateSystemd
 ) -> Iterator[Stack]:
-    """Start a stack and end it again; the services it runs end with systemd."""
-    stack = Stack(home, redis, caddy, systemd)
+    """Make a stack and end what the block has started of it; the services it runs end with systemd."""
+    stack = Stack(home, state, redis, caddy, systemd)
     stack.prepare()
     try:
-        stack.start(*names)
         yield stack
     finally:
-        stack.stop()
+        stack.end()
 
 
 @pytest.fixture(scope="session")
@@ -339,11 +351,12 @@ def _stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         cleaning.callback(redis.kill)
         caddy = CaddyServer(programs()[-1], _made(home / "caddy"))
         caddy.ask.close()
-        stack = cleaning.enter_context(running(home, redis, caddy, systemd, ()))
+        stack = cleaning.enter_context(running(home, home / "state", redis, caddy, systemd))
         asked = f"{stack.url}/internal/caddy/check-domain"
         caddy.config = json.loads(json.dumps(caddy.config).replace(caddy.ask.url, asked))
         cleaning.callback(caddy.kill)
         caddy.start()
+        stack.start()
         until(stack.is_whole, timeout=60, what="the stack is ready")
         yield stack
 
@@ -377,17 +390,21 @@ def registered(stack: Stack, name: str, repository: GitRepository) -> Remote:
     return Remote(stack, name, repository, secret)
 
 
-SmallStack = Callable[..., contextlib.AbstractContextManager[Stack]]
+SmallStack = Callable[[Path, Path], contextlib.AbstractContextManager[Stack]]
 
 
 @pytest.fixture
-def small_stack(own_redis: RedisServer, caddy: CaddyServer, systemd: PrivateSystemd) -> SmallStack:
-    """Starts some of the processes, with a home, a database, a Redis and a Caddy that no other stack uses."""
+def small_stack(own_redis: RedisServer, systemd: PrivateSystemd, tmp_path: Path) -> Iterator[SmallStack]:
+    """Makes a stack with a database, a Redis and a Caddy of its own, of which no process runs yet."""
+    caddy = CaddyServer(programs()[0], _made(tmp_path / "caddy"))
+    caddy.start()
 
-    def start(home: Path, *names: str) -> contextlib.AbstractContextManager[Stack]:
-        return running(home, own_redis, caddy, systemd, names)
+    def start(home: Path, state: Path) -> contextlib.AbstractContextManager[Stack]:
+        return running(home, state, own_redis, caddy, systemd)
 
-    return start
+    yield start
+    caddy.kill()
+    caddy.ask.close()
 
 
 def _made(path: Path) -> Path:
