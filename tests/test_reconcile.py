@@ -399,24 +399,6 @@ def test_a_caddy_that_lost_its_routes_gets_them_back_in_one_write(world: World) 
     assert world.get("api") == (200, "one main")
 
 
-def test_a_rollout_waits_for_a_caddy_that_is_gone_and_the_old_unit_runs_on(world: World) -> None:
-    world.build(world.service("one"))
-    world.converge()
-    world.caddy.kill()
-    build = world.build(world.service("two"))
-    report = world.converge()
-
-    assert any("caddy" in error for error in report.errors)
-    assert world.status(build) == BuildStatus.BUILT
-    assert len(world.units()) == 2
-
-    world.caddy.start()
-    world.converge()
-
-    assert world.status(build) == BuildStatus.DONE
-    assert world.get("api") == (200, "two main")
-    assert len(world.units()) == 1
-    assert world.is_settled()
 def test_an_emptied_runtime_directory_is_repaired_by_the_next_pass(world: World) -> None:
     world.build(world.service("one"), world.site("one"))
     world.converge()
@@ -451,6 +433,24 @@ def test_the_plan_says_where_hosts_lead_and_would_lead(world: World) -> None:
     assert world.written() == before
 
 
+def test_a_rollout_waits_for_a_caddy_that_is_gone_and_the_old_unit_runs_on(world: World) -> None:
+    world.build(world.service("one"))
+    world.converge()
+    world.caddy.kill()
+    build = world.build(world.service("two"))
+    report = world.converge()
+
+    assert any("caddy" in error for error in report.errors)
+    assert world.status(build) == BuildStatus.BUILT
+    assert len(world.units()) == 2
+
+    world.caddy.start()
+    world.converge()
+
+    assert world.status(build) == BuildStatus.DONE
+    assert world.get("api") == (200, "two main")
+    assert len(world.units()) == 1
+    assert world.is_settled()
 
 
 def test_a_systemd_that_cannot_be_asked_changes_nothing(world: World) -> None:
