@@ -1,5 +1,6 @@
 """The Celery application, and what happens around its workers."""
 
+import gc
 from typing import Any
 
 from celery import Celery, signals
@@ -39,3 +40,10 @@ def _after_fork(**_: Any) -> None:
 @signals.worker_ready.connect
 def _ask_for_a_pass(**_: Any) -> None:
     app.send_task("kennel.reconcile")
+
+
+@signals.worker_before_create_process.connect
+def _freeze(**_: Any) -> None:
+    """Leave what is loaded out of garbage collection, which would write to the pages that children share."""
+    gc.collect()
+    gc.freeze()
