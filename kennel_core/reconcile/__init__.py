@@ -21,7 +21,7 @@ from kennel_core.reconcile.desired import Wanted, wanted
 from kennel_core.reconcile.host import Host, only_one
 from kennel_core.reconcile.lead import lead
 from kennel_core.reconcile.plan import RUNNING, Actual, Desired, diff
-from kennel_core.reconcile.rollout import Seen, Verdict, judge
+from kennel_core.reconcile.rollout import Seen, Verdict, judge, needs_probe
 from kennel_core.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -178,15 +178,19 @@ def _look(
     report: Report,
 ) -> dict[int, Seen]:
     made = resources.units()
-    probes = host.each_probe([row for row in services if row.unit not in ended], WINDOW_S)
-    unhealthy = dict(zip((row.unit for row in services if row.unit not in ended), probes, strict=True))
+    since = {name: unit.created_at for name, unit in made.items()}
+    now = time.time()
+    asked = [
+        row for row in services if row.unit not in ended and needs_probe(row, since.get(str(row.unit)), now)
+    ]
+    unhealthy = dict(zip((row.unit for row in asked), host.each_probe(asked, WINDOW_S), strict=True))
     seen = {}
     for row in services:
         unit = str(row.unit)
         started = unit in report.started
         seen[row.id] = Seen(
             state="active" if started else units.get(unit),
-            since=made[unit].created_at if started or unit in units else None,
+            since=since[unit] if started or unit in units else None,
             error=ended.get(unit),
             unhealthy=unhealthy.get(unit),
         )

@@ -27,6 +27,12 @@ class Seen:
     unhealthy: str | None = None
 
 
+def needs_probe(row: Desired, since: float | None, now: float) -> bool:
+    """Tell whether asking a service can say more than how long it has been running."""
+    has_path = row.health is not None and row.health.path is not None
+    return has_path or since is None or now < since + SETTLED_S
+
+
 def judge(
     rows: Iterable[Desired], seen: Mapping[int, Seen], built_at: float, now: float, limit: float
 ) -> tuple[Verdict, str]:
