@@ -31,7 +31,7 @@ class Settings(pydantic.BaseModel):
 
     # state
     state_dir: Path = Field(Path("/var/lib/kennel"), description="database, secret key, build directories")
-    runtime_dir: Path = Field(Path("/run/kennel"), description="locks; emptied at boot")
+    runtime_dir: Path = Field(Path("/run/kennel"), description="locks, and what Caddy reads; emptied at boot")
     gcroots_dir: Path = Field(Path("/nix/var/nix/gcroots/kennel"), description="GC roots of live outputs")
 
     # HTTP

@@ -34,6 +34,15 @@ def test_systemd_finds_no_fault_in_the_units(tmp_path: Path) -> None:
 
     ours = [line for line in done.stderr.splitlines() if "kennel" in line]
     assert ours == []
+def test_no_unit_takes_away_what_caddy_reads_while_kennel_is_stopped() -> None:
+    kept = re.findall(
+        r"^RuntimeDirectory=(.*)", "\n".join(p.read_text() for p in UNITS.iterdir()), re.MULTILINE
+    )
+
+    assert "kennel" not in " ".join(kept).split()  # what a unit keeps is removed when it stops
+    assert "\nd /run/kennel 0755 kennel kennel\n" in (UNITS / "kennel.tmpfiles").read_text()
+
+
 
 
 def commands(text: str) -> set[str]:
