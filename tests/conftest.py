@@ -13,6 +13,8 @@ from kennel_core.settings import PREFIX, Settings
 SERVERS = ("redis", "git", "systemd", "caddy", "nix", "prometheus", "web", "stack")
 pytest_plugins = [f"tests.servers.{server}" for server in SERVERS]
 
+FIRST_PORT = 20_000 + os.getpid() % 24 * 500  # another session beside this one has its own ports
+
 for variable in [name for name in os.environ if name.startswith(PREFIX)]:
     del os.environ[variable]  # a person's own Kennel must not reach the tests
 
@@ -28,6 +30,7 @@ def settings(tmp_path: Path) -> Settings:
         caddy_admin=f"unix://{tmp_path}/no-caddy.sock",
         bus=f"unix:path={tmp_path}/no-bus.sock",
         git_allow_file=True,
+        ports=f"{FIRST_PORT}-{FIRST_PORT + 499}",
     )
 
 

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from kennel_core.models import BuildStatus
-
 ROOT = Path(__file__).parents[1]
 UNITS = ROOT / "deploy/systemd"
 INSTALLED = "/opt/kennel"
@@ -34,6 +32,8 @@ def test_systemd_finds_no_fault_in_the_units(tmp_path: Path) -> None:
 
     ours = [line for line in done.stderr.splitlines() if "kennel" in line]
     assert ours == []
+
+
 def test_no_unit_takes_away_what_caddy_reads_while_kennel_is_stopped() -> None:
     kept = re.findall(
         r"^RuntimeDirectory=(.*)", "\n".join(p.read_text() for p in UNITS.iterdir()), re.MULTILINE
@@ -41,8 +41,6 @@ def test_no_unit_takes_away_what_caddy_reads_while_kennel_is_stopped() -> None:
 
     assert "kennel" not in " ".join(kept).split()  # what a unit keeps is removed when it stops
     assert "\nd /run/kennel 0755 kennel kennel\n" in (UNITS / "kennel.tmpfiles").read_text()
-
-
 
 
 def commands(text: str) -> set[str]:
@@ -70,25 +68,6 @@ def test_every_unit_is_confined_and_belongs_to_the_target(path: Path) -> None:
         assert f"\n{line}" in text
     wanted = (UNITS / "kennel.target").read_text() + "kennel-migrate.service"  # the others require that one
     assert path.name in wanted
-
-
-def test_the_operators_page_names_commands_files_and_states_that_exist() -> None:
-    page = (ROOT / "docs/operations.md").read_text()
-
-    for name in set(re.findall(r"deploy/[\w./-]+", page)) - {"deploy/systemd/kennel"}:
-        assert (ROOT / name).exists(), name
-    for verb in set(re.findall(r"`(kennel [a-z-]+(?: [a-z-]+)?)", page)):
-        words = [word for word in verb.split()[1:] if word != "show"]
-        done = subprocess.run(
-            [str(Path(sys.executable).with_name("kennel")), *words, "--help"],
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        assert done.returncode == 0, verb
-    for status in ("queued", "building", "failed"):
-        assert status in set(BuildStatus)
 
 
 def test_the_makefile_explains_every_target() -> None:

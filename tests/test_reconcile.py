@@ -561,3 +561,47 @@ def test_a_pass_killed_while_it_leads_hosts_is_finished_by_the_next(
     assert world.get("web")[0] == 404
     assert len(world.written()[1]) == 3 * world.caddy.reads_files
     assert world.is_settled()
+
+
+def test_a_unit_of_a_database_that_was_put_back_is_taken_over(world: World) -> None:
+    world.build(world.service("one"))
+    world.converge()
+    resources.forget_units(world.units())
+
+    world.converge()
+    assert resources.units().keys() == world.units().keys()
+
+    with db.write():
+        refs.remove(world.project, "main", "gone", time.time())
+    world.converge()
+    assert world.units() == {}
+
+
+def test_a_rollout_fails_also_when_the_journal_cannot_be_read(world: World) -> None:
+    class Mute(LocalHost):
+        def tail(self, unit: str) -> list[str]:
+            raise Unavailable("journal", "read", "it is gone")
+
+    world.host = Mute(world.settings)
+    bad = world.build(world.service("one", health=503, timeout=1))
+
+    world.converge()
+
+    assert world.status(bad) == BuildStatus.FAILED
+    assert "its last lines cannot be read: journal: read: it is gone" in builds.full_log(bad.id)
+
+
+def test_a_preview_that_is_declined_is_built_and_done(world: World) -> None:
+    with db.write():
+        builds.enqueue(world.project, "pr-9", "f" * 40, time.time())
+    build = builds.claim(time.time())
+    outputs = Outputs(
+        config_path=str(world.store), preview_deployments=False, services=[world.service("one")]
+    )
+    builds.succeed(build, outputs, world.settings, time.time())
+
+    world.converge()
+
+    assert world.status(build) == BuildStatus.DONE
+    assert "nothing is deployed for this ref" in builds.full_log(build.id)
+    assert world.units() == {}

@@ -127,10 +127,11 @@ def _start(
     plan = diff(
         (*rows.live, *rows.rollouts), Actual(units, frozenset(made)), {*ended, *backoff.waiting(running, now)}
     )
-    if not plan.start:
-        return ended
-    with db.write():
-        resources.note_units({row.unit: row.port for row in plan.start if row.unit}, now)
+    # A unit that runs and is not noted was made before the database was put back from a backup.
+    adopted = [row for row in (*rows.live, *rows.rollouts) if row.unit in running and row.unit not in made]
+    if plan.start or adopted:
+        with db.write():
+            resources.note_units({str(row.unit): row.port for row in (*plan.start, *adopted)}, now)
     for row, error in zip(plan.start, host.each_start(plan.start), strict=True):
         unit = str(row.unit)
         if not row.rollout:
@@ -198,18 +199,22 @@ def _look(
 
 
 def _roll_back(build: Build, rows: Sequence[Desired], reason: str, host: Host, report: Report) -> None:
-    for row in rows:
-        if row.unit and row.unit not in report.stopped:
-            builds.note(
-                build.id, deployments.PHASE, "".join(f"{row.unit}: {line}\n" for line in host.tail(row.unit))
-            )
-    builds.note(build.id, deployments.PHASE, f"{reason}\nrolled back: what ran before goes on running\n")
+    lines = [f"{row.unit}: {line}\n" for row in rows if row.unit for line in _tail(host, row.unit)]
+    lines.append(f"{reason}\nrolled back: what ran before goes on running\n")
+    builds.note(build.id, deployments.PHASE, "".join(lines))
     with db.write():
         deployments.roll_back(build)
         builds.rollout_failed(build.id, f"{deployments.PHASE}: {reason}", time.time())
     log.warning("rolled back", build_id=build.id, reason=reason)
     report.failed[build.id] = reason
     report.again = True
+
+
+def _tail(host: Host, unit: str) -> list[str]:
+    try:
+        return host.tail(unit)
+    except AdapterError as exc:
+        return [f"its last lines cannot be read: {exc}"]
 
 
 def _route(
@@ -236,7 +241,8 @@ def _entry(row: Desired) -> routes.Proxy | routes.Files:
 def _go_live(promoted: Mapping[int, Sequence[Desired]], report: Report) -> None:
     for build_id, rows in promoted.items():
         hosts = sorted(host for row in rows for host in row.hosts)
-        builds.note(build_id, deployments.PHASE, "".join(f"live: {host}\n" for host in hosts))
+        lines = [f"live: {host}\n" for host in hosts] or ["nothing is deployed for this ref\n"]
+        builds.note(build_id, deployments.PHASE, "".join(lines))
         with db.write():
             build = builds.get(build_id)
             if builds.went_live(build_id, time.time()):
