@@ -543,7 +543,7 @@ def _with_a_module_that_opens_the_database(home: Path) -> Path:
     module.parent.mkdir()
     module.write_text(
         "import sys\n"
-        "if sys.argv[0].endswith('celery') or 'celery' in ' '.join(sys.orig_argv):\n"
+        "if 'kennel_tasks' in ' '.join(sys.orig_argv):\n"
         "    from celery import signals\n"
         "    @signals.worker_before_create_process.connect(weak=False)\n"
         "    def _open(**_):\n"
