@@ -45,7 +45,9 @@ def test_no_unit_takes_away_what_caddy_reads_while_kennel_is_stopped() -> None:
 
 def commands(text: str) -> set[str]:
     """Give what a Procfile or a unit runs, without paths, options that differ, and escapes."""
-    started = r"(?:gunicorn -c deploy/gunicorn.conf.py|python -m kennel_tasks|celery --quiet -A kennel_tasks) .*"
+    started = (
+        r"(?:gunicorn -c deploy/gunicorn.conf.py|python -m kennel_tasks|celery --quiet -A kennel_tasks) .*"
+    )
     found = re.findall(started, text)
     return {command.replace("%%", "%") for command in found if "flower" not in command}
 
