@@ -89,6 +89,12 @@ def files(version: str, *, before: str = "", kennel_json: object = None) -> dict
     }
 
 
+def port_range() -> str:
+    """Ports for services that other test sessions on this machine do not use."""
+    first = 10_000 + os.getpid() % 80 * 100
+    return f"{first}-{first + 99}"
+
+
 class Stack:
     """Kennel on this machine: `start`, `kill` and `stop` take names of the Procfile."""
 
@@ -114,6 +120,7 @@ class Stack:
             bus=systemd.bus,
             journal_dir=systemd.journal,
             git_allow_file=True,
+            ports=port_range(),
             health_timeout=15.0,
             drain_timeout=2.0,
             log_format="json",
@@ -204,6 +211,15 @@ class Stack:
     def lines(self, name: str) -> list[dict[str, Any]]:
         """What a process has logged."""
         return [json.loads(line) for line in self.log(name).splitlines() if line.startswith("{")]
+
+    def tracebacks(self) -> list[str]:
+        """Lines with a traceback, which is a bug; those of Celery about a lost broker are left out."""
+        return [
+            line
+            for name in KENNEL
+            for line in (self.log(name).splitlines() if (self.home / "log" / name).exists() else ())
+            if "Traceback" in line and '"logger": "celery.worker.consumer' not in line
+        ]
 
     # --- looking
 
@@ -362,12 +378,14 @@ def _stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 
 @pytest.fixture
-def stack(_stack: Stack) -> Stack:
-    """The session's, with everything running and answering."""
+def stack(_stack: Stack) -> Iterator[Stack]:
+    """The session's, with everything running and answering; nothing may log a traceback meanwhile."""
     db.configure(_stack.settings.database)
     _stack.start()
     until(_stack.is_whole, timeout=60, what="the stack is whole")
-    return _stack
+    before = _stack.tracebacks()
+    yield _stack
+    assert _stack.tracebacks()[len(before) :] == []
 
 
 @pytest.fixture
