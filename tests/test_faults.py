@@ -183,6 +183,8 @@ def test_a_push_is_accepted_without_redis_and_built_when_it_is_back(
         number = remote.pushed(commit)
         assert stack.ready().keys() == {"redis"}
         assert stack.build(number).status == BuildStatus.QUEUED
+        lost = [line for line in stack.lines("web") if line.get("args") == [number]]
+        assert lost[0]["event"] == "the message is lost, the next pass repairs it"
 
     lose_message(number)
     stack.kennel("reconcile")
@@ -223,11 +225,17 @@ def test_a_caddy_that_is_killed_gets_its_routes_back_from_the_next_pass(remote: 
 def test_a_frozen_caddy_holds_up_a_rollout_and_nothing_else(remote: Remote) -> None:
     stack = remote.stack
     remote.deploy("one")
+    seen = len(stack.log("reconciler"))
     stack.caddy.freeze()
     try:
         number = remote.pushed(remote.push(files("two")))
         stack.wait_for(number, "built")
         assert stack.ready().keys() == {"caddy"}
+        until(
+            lambda: "caddy: " in stack.log("reconciler")[seen:],
+            timeout=40,
+            what="the pass says what is wrong",
+        )
     finally:
         stack.caddy.thaw()
 
