@@ -13,6 +13,7 @@ from pathlib import Path
 
 from kennel_core.errors import Unavailable
 
+LENGTH = 4096  # of a path, at most
 DIRECTORY_MODE, FILE_MODE = 0o755, 0o644
 NAME = re.compile(r"\d+\.[a-z]+(\.new)?")  # what Kennel writes, and what a write that was cut short leaves
 
@@ -91,5 +92,7 @@ def _text(name: str, directory: int) -> str:
         descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=directory)
     except OSError:
         return ""
-    with os.fdopen(descriptor, encoding="utf-8", errors="replace") as file:
-        return file.read() if _has(descriptor, FILE_MODE) else ""
+    try:
+        return os.read(descriptor, LENGTH).decode(errors="replace") if _has(descriptor, FILE_MODE) else ""
+    finally:
+        os.close(descriptor)

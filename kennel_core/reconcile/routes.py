@@ -88,7 +88,7 @@ def merged(current: Sequence[Route], wanted: Sequence[Route]) -> list[Route] | N
     in its own words counts as equal.
     """
     new = [*(route for route in current if not is_ours(route)), *wanted]
-    return None if list(current) in (new, older(new)) else new
+    return None if list(current) == new or list(current) == older(new) else new
 
 
 def is_ours(route: Route) -> bool:
@@ -133,7 +133,7 @@ def _target(entry: Proxy | Files) -> str:
 
 def _led(entry: Proxy | Files, directory: Path | None) -> str:
     """Say in the table where the entry leads, or which file says so."""
-    return f"{{file.{directory / _file(entry)}}}" if directory else _target(entry)
+    return f"{{file.{directory}/{_file(entry)}}}" if directory else _target(entry)
 
 
 def _followed(said: str, files: Mapping[str, str]) -> str:
