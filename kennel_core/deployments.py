@@ -128,6 +128,21 @@ def _describe_service(
         row.unit, row.port = unit, _free_port(settings)
 
 
+def give_another_port(deployment_id: int, port: int, settings: Settings) -> None:
+    """Move a deployment away from a port that another program took: inside the caller's `db.write()`.
+
+    Raises:
+        BuildFailed: no port is free.
+    """
+    row = get(deployment_id)
+    fresh = _free_port(settings)
+    if row.port == port:
+        row.port = fresh
+    if row.live and row.live["port"] == port:
+        row.live = row.live | {"port": fresh}
+    row.save(only=[Deployment.port, Deployment.live])
+
+
 def _free_port(settings: Settings) -> int:
     rows: Any = Deployment.select(Deployment.port, Deployment.live, Deployment.updated_at).where(
         Deployment.port.is_null(is_null=False)

@@ -1,6 +1,7 @@
 """The pass, on a real systemd and a real Caddy."""
 
 import shutil
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -605,3 +606,26 @@ def test_a_preview_that_is_declined_is_built_and_done(world: World) -> None:
     assert world.status(build) == BuildStatus.DONE
     assert "nothing is deployed for this ref" in builds.full_log(build.id)
     assert world.units() == {}
+
+
+def test_a_port_that_another_program_took_meanwhile_is_given_up(world: World) -> None:
+    build = world.build(world.service("one"))
+    [taken] = [row.port for row in deployments.all_rows()]
+    with socket.create_server(("127.0.0.1", taken)):
+        world.converge()
+        assert world.status(build) == BuildStatus.DONE
+        assert [row.port for row in deployments.all_rows()] != [taken]
+        assert world.get("api") == (200, "one main")
+        assert world.is_settled()
+
+
+def test_a_live_service_finds_another_port_too_when_it_comes_back(world: World) -> None:
+    world.build(world.service("one"))
+    world.converge()
+    [row] = deployments.all_rows()
+    with Systemd(world.settings.bus) as systemd:
+        systemd.stop(row.unit, 30)
+    with socket.create_server(("127.0.0.1", row.port)):
+        world.converge()
+        assert world.get("api") == (200, "one main")
+        assert world.is_settled()

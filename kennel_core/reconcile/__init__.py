@@ -13,7 +13,7 @@ import structlog
 
 from kennel_core import builds, db, deployments, metrics, resources
 from kennel_core.doorbell import Doorbell
-from kennel_core.errors import AdapterError, Rejected
+from kennel_core.errors import AdapterError, KennelError, ProjectError, Rejected
 from kennel_core.models import Build
 from kennel_core.reconcile import leftovers, routes
 from kennel_core.reconcile.backoff import Backoff
@@ -61,7 +61,7 @@ class Report:
         self.routed = self.routed or later.routed
         self.errors, self.again = later.errors, later.again
 
-    def error(self, step: str, error: AdapterError) -> None:
+    def error(self, step: str, error: KennelError) -> None:
         """Note a step that failed and is left for the next pass."""
         log.warning("step failed", step=step, error=str(error))
         self.errors.append(str(error))
@@ -102,8 +102,12 @@ def run_pass(settings: Settings, doorbell: Doorbell, host: Host, backoff: Backof
     for build_id in report.rung:
         doorbell.build(build_id)
     rows = wanted(settings)
-    units = host.units()
-    ended = _start(rows, units, host, backoff, report)
+    try:
+        units = host.units()
+    except AdapterError:
+        metrics.pass_ended("error", time.monotonic() - started)
+        raise
+    ended = _start(rows, units, settings, host, backoff, report)
     promoted = _settle(rows, units, ended, host, report)
     if _route(rows, promoted, settings, host, report):
         _go_live(promoted, report)
@@ -112,8 +116,13 @@ def run_pass(settings: Settings, doorbell: Doorbell, host: Host, backoff: Backof
     return report
 
 
-def _start(
-    rows: Wanted, units: Mapping[str, str], host: Host, backoff: Backoff, report: Report
+def _start(  # noqa: PLR0913, PLR0917  # all that a pass knows
+    rows: Wanted,
+    units: Mapping[str, str],
+    settings: Settings,
+    host: Host,
+    backoff: Backoff,
+    report: Report,
 ) -> dict[str, str]:
     """Start what is missing; returns why a rollout cannot come up, by unit."""
     now = time.time()
@@ -129,10 +138,11 @@ def _start(
     )
     # A unit that runs and is not noted was made before the database was put back from a backup.
     adopted = [row for row in (*rows.live, *rows.rollouts) if row.unit in running and row.unit not in made]
-    if plan.start or adopted:
+    start = [row for row in plan.start if _has_its_port(row, settings, host, report)]
+    if start or adopted:
         with db.write():
-            resources.note_units({str(row.unit): row.port for row in (*plan.start, *adopted)}, now)
-    for row, error in zip(plan.start, host.each_start(plan.start), strict=True):
+            resources.note_units({str(row.unit): row.port for row in (*start, *adopted)}, now)
+    for row, error in zip(start, host.each_start(start), strict=True):
         unit = str(row.unit)
         if not row.rollout:
             backoff.tried(unit, now)
@@ -145,6 +155,24 @@ def _start(
         else:
             report.error("start", error)
     return ended
+
+
+def _has_its_port(row: Desired, settings: Settings, host: Host, report: Report) -> bool:
+    """Tell whether nobody else listens where a service is to listen; else give it another port.
+
+    Else the other program would be asked for the service's health, and be shown to its users.
+    """
+    if row.port is None or host.is_free(row.port):
+        return True
+    try:
+        with db.write():
+            deployments.give_another_port(row.id, row.port, settings)
+    except ProjectError as exc:
+        report.error("port", exc)
+    else:
+        log.warning("port taken by another program", unit=row.unit, port=row.port)
+        report.again = True
+    return False
 
 
 def _settle(

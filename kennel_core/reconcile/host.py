@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from kennel_core import ports
 from kennel_core.adapters import health, journal
 from kennel_core.adapters.caddy import Caddy
 from kennel_core.adapters.systemd import Systemd
@@ -43,6 +44,9 @@ class Host(Protocol):
 
     def tail(self, unit: str) -> list[str]:
         """Return the last lines that a unit wrote."""
+
+    def is_free(self, port: int) -> bool:
+        """Tell whether nobody listens on a port."""
 
     def connections(self, port: int) -> int:
         """Count the connections that a service still has."""
@@ -98,6 +102,10 @@ class LocalHost:
     def tail(self, unit: str) -> list[str]:
         """See `Host`."""
         return journal.tail(unit, lines=20, directory=self._settings.journal_dir)
+
+    def is_free(self, port: int) -> bool:
+        """See `Host`."""
+        return ports.can_bind(port)
 
     def connections(self, port: int) -> int:
         """See `Host`."""
