@@ -37,12 +37,12 @@ def row(  # noqa: PLR0913  # the columns of a table
 
 def at_most(value: float, limit: float, unit: str = "") -> str:
     """Say by how much `value` is above `limit`."""
-    return f"by {value - limit:.{0 if limit >= 10 else 2}f}{' ' if unit else ''}{unit}"
+    return f"by {value - limit:.{1 if limit >= 10 else 3}f}{' ' if unit else ''}{unit}"
 
 
 def at_least(value: float, limit: float, unit: str = "") -> str:
     """Say by how much `value` is below `limit`."""
-    return f"by {limit - value:.{0 if limit >= 10 else 2}f}{' ' if unit else ''}{unit}"
+    return f"by {limit - value:.{1 if limit >= 10 else 3}f}{' ' if unit else ''}{unit}"
 
 
 def percentile(values: Sequence[float], share: float) -> float:

@@ -29,8 +29,8 @@ from kennel_core.settings import Settings
 from tests.servers.redis import RedisServer
 
 CONNECTIONS = 16
-ROUNDS = 3
-SECONDS = 6
+ROUNDS = 5
+SECONDS = 4
 RATE, RATIO = 300, 0.45
 PACED_PER_S, PACED_S, PACED_P99_MS = 50, 12, 100
 BUILDS, LINES_PER_S = 4, 1000
