@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 
+import peewee
+
 from kennel_core.models import Resource
 
 UNIT = "unit"
@@ -21,13 +23,23 @@ def note_units(ports: dict[str, int | None], now: float) -> None:
     if rows:
         Resource.insert_many(rows).on_conflict(
             conflict_target=[Resource.kind, Resource.name],
-            update={Resource.created_at: now, Resource.unwanted_at: None},
+            update={
+                Resource.port: peewee.EXCLUDED.port,
+                Resource.created_at: now,
+                Resource.unwanted_at: None,
+            },
         ).execute()
 
 
 def unwanted(names: Iterable[str], now: float) -> None:
     """Note since when no row names these units."""
     Resource.update(unwanted_at=now).where(Resource.kind == UNIT, Resource.name << list(names)).execute()
+
+
+def wanted_again(names: Iterable[str]) -> None:
+    """Forget since when no row named these units: one does again."""
+    if again := list(names):
+        Resource.update(unwanted_at=None).where(Resource.kind == UNIT, Resource.name << again).execute()
 
 
 def forget_units(names: Iterable[str]) -> None:

@@ -1,5 +1,6 @@
 """The pass, on a real systemd and a real Caddy."""
 
+import operator
 import shutil
 import socket
 import threading
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kennel_core import builds, db, deployments, projects, refs, resources
+from kennel_core import builds, db, deployments, projects, reconcile, refs, resources
 from kennel_core.adapters.systemd import Systemd
 from kennel_core.adapters.unit_spec import UnitSpec, dynamic_user
 from kennel_core.errors import Unavailable
@@ -511,14 +512,16 @@ def test_lost_messages_are_rung_again_by_the_pass(world: World) -> None:
     assert world.one_pass().rung == [build.id] == world.doorbell.rung
 
 
-@pytest.mark.parametrize("step", ["_start", "_settle", "_route", "_go_live", "_stop"])
+@pytest.mark.parametrize(
+    "step", ["services.start", "promotion.settle", "lead", "promotion.go_live", "services.stop"]
+)
 def test_a_pass_killed_between_any_two_steps_is_finished_by_the_next(
     world: World, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.build(world.service("one"))
     world.converge()
     build = world.build(world.service("two"))
-    real: Callable[..., object] = getattr(__import__("kennel_core.reconcile", fromlist=[step]), step)
+    real: Callable[..., object] = operator.attrgetter(step)(reconcile)
 
     def then_die(*args: object) -> None:
         real(*args)
@@ -629,3 +632,14 @@ def test_a_live_service_finds_another_port_too_when_it_comes_back(world: World) 
         world.converge()
         assert world.get("api") == (200, "one main")
         assert world.is_settled()
+
+
+def test_a_unit_that_is_wanted_again_has_its_time_to_drain_again(world: World) -> None:
+    world.build(world.service("one"))
+    world.converge()
+    resources.unwanted(world.units(), 1.0)
+
+    world.converge()
+
+    assert [unit.unwanted_at for unit in resources.units().values()] == [None]
+    assert list(world.units().values()) == ["active"]
