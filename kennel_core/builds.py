@@ -1,22 +1,16 @@
-"""The build queue. The row is the job: every change of a build's status is one function here.
+"""The build queue, as everybody but the worker sees it. The row is the job.
 
-A worker holds a build by a lease that it renews; its token fences it off when the lease was lost. Times
-are Unix seconds.
+Every change of a build's status is one function, here or in `kennel_core.lease`. Times are Unix seconds.
 """
 
-import secrets
-from collections.abc import Sequence
 from typing import Any
 
 from peewee import fn
 
-from kennel_core import build_log, db, deployments
-from kennel_core.errors import Cancelled, Conflict, Fenced, NotFound
+from kennel_core import build_log, db
+from kennel_core.errors import Conflict, NotFound
 from kennel_core.models import FINAL, Build, BuildStatus, Deployment, LogChunk, Project
-from kennel_core.outputs import Outputs
-from kennel_core.settings import Settings
 
-LEASE_S = 30.0  # three heartbeats
 RING_AGAIN_S = 30.0  # a message is counted as lost after this time
 ATTEMPTS_MAX = 3
 QUEUED_MAX_S = 86_400.0
@@ -31,7 +25,7 @@ def get(build_id: int) -> Build:
     Raises:
         NotFound: there is none with this id.
     """
-    build: Build | None = _without_log().where(Build.id == build_id).first()
+    build: Build | None = without_log().where(Build.id == build_id).first()
     if build is None:
         raise NotFound(f"build {build_id}: there is no such build")
     return build
@@ -39,7 +33,7 @@ def get(build_id: int) -> Build:
 
 def recent(project: Project | None, limit: int) -> list[Build]:
     """List builds without their logs, newest first."""
-    query = _without_log().order_by(Build.id.desc()).limit(limit)
+    query = without_log().order_by(Build.id.desc()).limit(limit)
     return list(query.where(Build.project == project) if project else query)
 
 
@@ -84,68 +78,6 @@ def _supersede(newest: Build, reason: str, now: float) -> None:
         ).execute()
 
 
-def claim(now: float) -> Build | None:
-    """Take the fairest queued build: the oldest one of the project with the fewest that run.
-
-    Returns None when there is nothing to take: a message that came twice finds nothing.
-    """
-    other = Build.alias()
-    running = other.select(fn.COUNT("*")).where(
-        other.project == Build.project, other.status == BuildStatus.BUILDING
-    )
-    with db.write():
-        build: Build | None = (
-            _without_log().where(Build.status == BuildStatus.QUEUED).order_by(running, Build.id).first()
-        )
-        if build is None:
-            return None
-        build.status = BuildStatus.BUILDING
-        build.token = secrets.token_hex(8)
-        build.lease_until = now + LEASE_S
-        build.attempt += 1
-        build.started_at = now
-        build.save(only=[Build.status, Build.token, Build.lease_until, Build.attempt, Build.started_at])
-        LogChunk.delete().where(LogChunk.build == build).execute()  # of an attempt whose worker was lost
-    return build
-
-
-def renew(build: Build, now: float) -> None:
-    """Keep the lease for another LEASE_S.
-
-    Raises:
-        Fenced: the lease was lost.
-        Cancelled: somebody asked for the build to stop; the message says why.
-    """
-    Build.update(lease_until=now + LEASE_S).where(_held(build)).execute()
-    check(build)
-
-
-def check(build: Build) -> None:
-    """Read whether the build may go on; cheap enough for twice a second.
-
-    Raises:
-        Fenced: the lease was lost.
-        Cancelled: somebody asked for the build to stop; the message says why.
-    """
-    row = Build.select(Build.cancel_requested, Build.error).where(_held(build)).first()
-    if row is None:
-        raise Fenced(f"build {build.id}: another worker took it over")
-    if row.cancel_requested:
-        raise Cancelled(row.error or "cancelled")
-
-
-def append_log(build: Build, chunks: Sequence[tuple[str, str]]) -> None:
-    """Append (phase, text) pairs to the log of a running build.
-
-    Raises:
-        Fenced: the lease was lost.
-    """
-    with db.write():
-        if not Build.select(Build.id).where(_held(build)).exists():
-            raise Fenced(f"build {build.id}: another worker took it over")
-        build_log.append(build.id, chunks)
-
-
 def note(build_id: int, phase: str, text: str) -> None:
     """Append to the log of a build that is built but not live yet; nothing happens when it is neither."""
     with db.write():
@@ -153,68 +85,17 @@ def note(build_id: int, phase: str, text: str) -> None:
             build_log.append(build_id, [(phase, text)])
 
 
-def succeed(build: Build, outputs: Outputs, settings: Settings, now: float) -> None:
-    """End the work of a builder: outputs, the rows the build wants, and the status, in one transaction.
-
-    Raises:
-        Fenced: the lease was lost.
-        Cancelled: a newer push came in the meantime.
-        BuildFailed: the rows cannot be written: a host name is taken, or no port is free.
-    """
-    with db.write():
-        check(build)
-        changed = (
-            Build.update(
-                status=BuildStatus.BUILT,
-                built_at=now,
-                outputs=outputs.model_dump(mode="json"),
-                token=None,
-                lease_until=None,
-            )
-            .where(_held(build))
-            .execute()
-        )
-        if not changed:
-            raise Fenced(f"build {build.id}: another worker took it over")
-        for older in _without_log().where(
-            Build.project == build.project_id,
-            Build.ref == build.ref,
-            Build.id < build.id,
-            Build.status == BuildStatus.BUILT,
-        ):
-            _end(older.id, BuildStatus.CANCELLED, f"superseded by build {build.id}", now)
-        deployments.write_rows(build, outputs, settings, now)
-
-
-def fail(build: Build, error: str, now: float) -> None:
-    """End a running build as failed.
-
-    Raises:
-        Fenced: the lease was lost.
-    """
-    _end_held(build, BuildStatus.FAILED, error, now)
-
-
-def cancelled(build: Build, reason: str, now: float) -> None:
-    """End a running build that was asked to stop.
-
-    Raises:
-        Fenced: the lease was lost.
-    """
-    _end_held(build, BuildStatus.CANCELLED, reason, now)
-
-
 def went_live(build_id: int, now: float) -> bool:
     """End a build whose rows all run, inside the caller's `db.write()`; False when it was superseded."""
     if not Build.select(Build.id).where(Build.id == build_id, Build.status == BuildStatus.BUILT).exists():
         return False
-    _end(build_id, BuildStatus.DONE, None, now)
+    end(build_id, BuildStatus.DONE, None, now)
     return True
 
 
 def rollout_failed(build_id: int, error: str, now: float) -> None:
     """End a build whose rows did not come up: inside the caller's `db.write()`."""
-    _end(build_id, BuildStatus.FAILED, error, now)
+    end(build_id, BuildStatus.FAILED, error, now)
 
 
 def cancel(build_id: int, now: float) -> None:
@@ -227,7 +108,7 @@ def cancel(build_id: int, now: float) -> None:
     with db.write():
         build = get(build_id)
         if build.status == BuildStatus.QUEUED:
-            _end(build.id, BuildStatus.CANCELLED, "cancelled by an operator", now)
+            end(build.id, BuildStatus.CANCELLED, "cancelled by an operator", now)
         elif build.status == BuildStatus.BUILDING:
             Build.update(cancel_requested=True, error="cancelled by an operator").where(
                 Build.id == build.id
@@ -263,8 +144,8 @@ def cancel_ref(project: Project, ref: str, reason: str, now: float) -> None:
     Build.update(cancel_requested=True, error=reason).where(
         of_ref, Build.status == BuildStatus.BUILDING
     ).execute()
-    for build in _without_log().where(of_ref, Build.status << [BuildStatus.QUEUED, BuildStatus.BUILT]):
-        _end(build.id, BuildStatus.CANCELLED, reason, now)
+    for build in without_log().where(of_ref, Build.status << [BuildStatus.QUEUED, BuildStatus.BUILT]):
+        end(build.id, BuildStatus.CANCELLED, reason, now)
 
 
 def forgotten(now: float, slots: int) -> list[int]:
@@ -275,11 +156,11 @@ def forgotten(now: float, slots: int) -> list[int]:
     """
     with db.write():
         lost = (Build.status == BuildStatus.BUILDING) & (Build.lease_until < now)
-        for build in _without_log().where(lost):
+        for build in without_log().where(lost):
             if build.cancel_requested:
-                _end(build.id, BuildStatus.CANCELLED, build.error, now)
+                end(build.id, BuildStatus.CANCELLED, build.error, now)
             elif build.attempt >= ATTEMPTS_MAX:
-                _end(
+                end(
                     build.id,
                     BuildStatus.FAILED,
                     f"its worker was lost {ATTEMPTS_MAX} times; see the log",
@@ -290,8 +171,8 @@ def forgotten(now: float, slots: int) -> list[int]:
                     Build.id == build.id, lost
                 ).execute()
         stale = (Build.status == BuildStatus.QUEUED) & (Build.created_at < now - QUEUED_MAX_S)
-        for build in _without_log().where(stale):
-            _end(build.id, BuildStatus.FAILED, "waited a day for a builder; is one running?", now)
+        for build in without_log().where(stale):
+            end(build.id, BuildStatus.FAILED, "waited a day for a builder; is one running?", now)
         free = slots - Build.select().where(Build.status == BuildStatus.BUILDING).count()
         unheard = (Build.status == BuildStatus.QUEUED) & (
             Build.enqueued_at.is_null() | (Build.enqueued_at < now - RING_AGAIN_S)
@@ -303,7 +184,7 @@ def forgotten(now: float, slots: int) -> list[int]:
 
 def rolling_out() -> list[Build]:
     """List the builds that are built and not live yet."""
-    return list(_without_log().where(Build.status == BuildStatus.BUILT))
+    return list(without_log().where(Build.status == BuildStatus.BUILT))
 
 
 def counts() -> dict[str, int]:
@@ -335,24 +216,17 @@ def log_since(build_id: int, seq: int) -> tuple[list[LogChunk], int, bool]:
     return found, (found[-1].seq + 1 if found else seq), build.status in FINAL
 
 
-def _without_log() -> Any:
+def without_log() -> Any:
+    """Select builds with every column but the log, which may be large."""
     fields = Build._meta.sorted_fields  # noqa: SLF001  # Peewee's documented way to list them
     return Build.select(*(field for field in fields if field is not Build.log))
 
 
-def _held(build: Build) -> Any:
-    return (Build.id == build.id) & (Build.token == build.token) & (Build.status == BuildStatus.BUILDING)
+def end(build_id: int, status: BuildStatus, error: str | None, now: float) -> None:
+    """Set a final status and the log in one statement: inside the caller's `db.write()`.
 
-
-def _end_held(build: Build, status: BuildStatus, error: str, now: float) -> None:
-    with db.write():
-        if not Build.select(Build.id).where(_held(build)).exists():
-            raise Fenced(f"build {build.id}: another worker took it over")
-        _end(build.id, status, error, now)
-
-
-def _end(build_id: int, status: BuildStatus, error: str | None, now: float) -> None:
-    """Set a final status and the log in one statement, so that the row with the log is written once."""
+    So the row that holds the log is written once.
+    """
     log = build_log.compose(build_log.chunks(build_id), grouped=True)
     Build.update(status=status, error=error, finished_at=now, token=None, lease_until=None, log=log).where(
         Build.id == build_id, Build.status << list(UNFINISHED)

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import structlog
 
-from kennel_core import builds, db, metrics, pipeline, reconcile
+from kennel_core import db, lease, metrics, pipeline, reconcile
 from kennel_core.errors import AdapterError, ConfigError
 from kennel_core.reconcile.backoff import Backoff
 from kennel_core.reconcile.host import LocalHost
@@ -28,7 +28,7 @@ class Failed(Exception):
 def build(build_id: int) -> str:
     """Run the build whose turn it is: the id is a hint, since every queued build has a message of its own."""
     with _connected():
-        claimed = builds.claim(time.time())
+        claimed = lease.claim(time.time())
         if claimed is None:
             return f"build {build_id}: somebody else took it"
         metrics.build_claimed(time.time() - claimed.created_at)

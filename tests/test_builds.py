@@ -2,7 +2,7 @@
 
 import pytest
 
-from kennel_core import build_log, builds, db, projects, refs
+from kennel_core import build_log, builds, db, lease, projects, refs
 from kennel_core.errors import Cancelled, Conflict, Fenced, NotFound
 from kennel_core.models import Build, BuildStatus, Deployment, LogChunk, Project
 from kennel_core.outputs import Outputs, SiteOutput
@@ -18,7 +18,7 @@ def queue(project: Project, ref: str = "main", commit: str = "a" * 40, now: floa
 
 
 def take(now: float = NOW) -> Build:
-    build = builds.claim(now)
+    build = lease.claim(now)
 
     assert build is not None
     return build
@@ -39,7 +39,7 @@ def test_a_newer_push_supersedes_what_waits_and_stops_what_runs(project: Project
     assert status(waiting) == (BuildStatus.CANCELLED, f"superseded by build {newest.id}")
     assert status(running)[0] == BuildStatus.BUILDING
     with pytest.raises(Cancelled, match=f"superseded by build {waiting.id}|superseded by build {newest.id}"):
-        builds.renew(held, NOW)
+        lease.renew(held, NOW)
     assert status(newest)[0] == status(other)[0] == BuildStatus.QUEUED
 
 
@@ -48,7 +48,7 @@ def test_the_same_push_twice_is_one_build(project: Project, settings: Settings) 
     assert queue(project).id == first.id
     held = take()
     assert queue(project).id == first.id
-    builds.succeed(held, OUTPUTS, settings, NOW)
+    lease.succeed(held, OUTPUTS, settings, NOW)
     assert queue(project).id == first.id
     with db.write():
         builds.went_live(first.id, NOW)
@@ -57,11 +57,11 @@ def test_the_same_push_twice_is_one_build(project: Project, settings: Settings) 
 
 def test_a_commit_that_failed_or_was_removed_is_built_again(project: Project, settings: Settings) -> None:
     failed = queue(project)
-    builds.fail(take(), "no", NOW)
+    lease.fail(take(), "no", NOW)
     again = queue(project)
     assert again.id != failed.id
 
-    builds.succeed(take(), OUTPUTS, settings, NOW)
+    lease.succeed(take(), OUTPUTS, settings, NOW)
     with db.write():
         builds.went_live(again.id, NOW)
         refs.remove(project, "main", "gone", NOW)
@@ -79,7 +79,7 @@ def test_a_message_that_comes_twice_finds_nothing(project: Project) -> None:
     queue(project)
     take()
 
-    assert builds.claim(NOW) is None
+    assert lease.claim(NOW) is None
 
 
 def test_builders_are_shared_fairly_between_projects(project: Project) -> None:
@@ -94,18 +94,18 @@ def test_builders_are_shared_fairly_between_projects(project: Project) -> None:
 def test_a_worker_that_lost_its_lease_writes_nothing(project: Project, settings: Settings) -> None:
     queue(project)
     lost = take()
-    builds.append_log(lost, [("clone", "one\n")])
-    later = NOW + builds.LEASE_S + 1
+    lease.append_log(lost, [("clone", "one\n")])
+    later = NOW + lease.LEASE_S + 1
     assert builds.forgotten(later, slots=2) == [lost.id]
     held = take(later)
-    builds.append_log(held, [("clone", "two\n")])
+    lease.append_log(held, [("clone", "two\n")])
 
     for action in (
-        lambda: builds.renew(lost, later),
-        lambda: builds.append_log(lost, [("clone", "late\n")]),
-        lambda: builds.succeed(lost, OUTPUTS, settings, later),
-        lambda: builds.fail(lost, "late", later),
-        lambda: builds.cancelled(lost, "late", later),
+        lambda: lease.renew(lost, later),
+        lambda: lease.append_log(lost, [("clone", "late\n")]),
+        lambda: lease.succeed(lost, OUTPUTS, settings, later),
+        lambda: lease.fail(lost, "late", later),
+        lambda: lease.cancelled(lost, "late", later),
     ):
         with pytest.raises(Fenced):
             action()
@@ -116,9 +116,9 @@ def test_a_worker_that_lost_its_lease_writes_nothing(project: Project, settings:
 def test_a_lease_that_is_renewed_is_kept(project: Project) -> None:
     queue(project)
     held = take()
-    builds.renew(held, NOW + builds.LEASE_S - 1)
+    lease.renew(held, NOW + lease.LEASE_S - 1)
 
-    assert builds.forgotten(NOW + builds.LEASE_S + 5, slots=2) == []
+    assert builds.forgotten(NOW + lease.LEASE_S + 5, slots=2) == []
     assert status(held)[0] == BuildStatus.BUILDING
 
 
@@ -127,7 +127,7 @@ def test_a_build_that_kills_its_workers_fails_with_that_reason(project: Project)
     now = NOW
     for _ in range(builds.ATTEMPTS_MAX):
         take(now)
-        now += builds.LEASE_S + 1
+        now += lease.LEASE_S + 1
         builds.forgotten(now, slots=2)
 
     assert status(build) == (BuildStatus.FAILED, "its worker was lost 3 times; see the log")
@@ -159,8 +159,8 @@ def test_cancel_ends_what_waits_and_asks_what_runs(project: Project) -> None:
     held = take()
     builds.cancel(held.id, NOW)
     with pytest.raises(Cancelled, match="by an operator"):
-        builds.check(held)
-    builds.cancelled(held, "cancelled by an operator", NOW)
+        lease.check(held)
+    lease.cancelled(held, "cancelled by an operator", NOW)
     with pytest.raises(Conflict, match="is cancelled"):
         builds.cancel(held.id, NOW)
     with pytest.raises(NotFound):
@@ -169,13 +169,13 @@ def test_cancel_ends_what_waits_and_asks_what_runs(project: Project) -> None:
 
 def test_retry_is_a_new_build_of_the_newest_commit_only(project: Project) -> None:
     old = queue(project, commit="a" * 40)
-    builds.fail(take(), "no", NOW)
+    lease.fail(take(), "no", NOW)
     new = queue(project, commit="b" * 40)
     with pytest.raises(Conflict, match=f"build {new.id} of main is newer"):
         builds.retry(old.id, NOW)
     with pytest.raises(Conflict, match="is queued"):
         builds.retry(new.id, NOW)
-    builds.fail(take(), "no", NOW)
+    lease.fail(take(), "no", NOW)
 
     fresh = builds.retry(new.id, NOW)
 
@@ -188,7 +188,7 @@ def test_a_build_that_a_newer_push_overtook_writes_no_rows(project: Project, set
     queue(project, commit="b" * 40)
 
     with pytest.raises(Cancelled):
-        builds.succeed(held, OUTPUTS, settings, NOW)
+        lease.succeed(held, OUTPUTS, settings, NOW)
     assert Deployment.select().count() == 0
     assert status(held)[0] == BuildStatus.BUILDING
 
@@ -196,15 +196,15 @@ def test_a_build_that_a_newer_push_overtook_writes_no_rows(project: Project, set
 def test_the_log_is_written_once_with_phases_that_ran_side_by_side_put_together(project: Project) -> None:
     queue(project)
     held = take()
-    builds.append_log(held, [("clone", "c\n"), ("build:a", "a1\n"), ("build:b", "b1\n")])
-    builds.append_log(held, [("build:a", "a2\n")])
+    lease.append_log(held, [("clone", "c\n"), ("build:a", "a1\n"), ("build:b", "b1\n")])
+    lease.append_log(held, [("build:a", "a2\n")])
     live = builds.full_log(held.id)
     chunks, after, final = builds.log_since(held.id, 2)
 
     assert live.count("=== phase: build:a ===") == 2
     assert ([chunk.data for chunk in chunks], after, final) == (["b1\n", "a2\n"], 4, False)
 
-    builds.fail(held, "no", NOW)
+    lease.fail(held, "no", NOW)
 
     assert builds.full_log(held.id) == (
         "=== phase: clone ===\nc\n=== phase: build:a ===\na1\na2\n=== phase: build:b ===\nb1\n"
@@ -216,8 +216,8 @@ def test_the_log_is_written_once_with_phases_that_ran_side_by_side_put_together(
 def test_the_deploy_phase_is_part_of_the_log(project: Project, settings: Settings) -> None:
     queue(project)
     held = take()
-    builds.append_log(held, [("clone", "c\n")])
-    builds.succeed(held, OUTPUTS, settings, NOW)
+    lease.append_log(held, [("clone", "c\n")])
+    lease.succeed(held, OUTPUTS, settings, NOW)
     builds.note(held.id, "deploy", "started\n")
     with db.write():
         assert builds.went_live(held.id, NOW)

@@ -14,7 +14,7 @@ from typing import Any
 import click
 import pytest
 
-from kennel_core import build_log, builds, db, deployments, projects
+from kennel_core import build_log, builds, db, deployments, lease, projects
 from kennel_core.cli import kennel as group
 from kennel_core.models import Build, Deployment, Project
 from kennel_core.outputs import Outputs, ServiceOutput
@@ -63,7 +63,7 @@ def built(project: Project, settings: Settings, ref: str = "main") -> Build:
     """Bring a build of one service as far as a builder does."""
     with db.write():
         builds.enqueue(project, ref, COMMIT, time.time())
-    build = builds.claim(time.time())
+    build = lease.claim(time.time())
     assert build is not None
     service = ServiceOutput(
         name="api",
@@ -80,7 +80,7 @@ def built(project: Project, settings: Settings, ref: str = "main") -> Build:
         services=[service],
         sites=[],
     )
-    builds.succeed(build, outputs, settings, time.time())
+    lease.succeed(build, outputs, settings, time.time())
     return builds.get(build.id)
 
 
@@ -264,9 +264,9 @@ def test_a_build_is_retried_also_when_the_broker_is_gone(cli: Cli, project: Proj
 def test_a_log_is_followed_until_the_build_has_ended(settings: Settings, project: Project) -> None:
     with db.write():
         builds.enqueue(project, "main", COMMIT, time.time())
-    build = builds.claim(time.time())
+    build = lease.claim(time.time())
     assert build is not None
-    builds.append_log(build, [("clone", "cloning\n")])
+    lease.append_log(build, [("clone", "cloning\n")])
     process = subprocess.Popen(
         [PROGRAM, "build", "log", "-f", "1"],
         env=environment(settings),
@@ -276,10 +276,10 @@ def test_a_log_is_followed_until_the_build_has_ended(settings: Settings, project
     assert process.stdout is not None
 
     seen = [process.stdout.readline(), process.stdout.readline()]
-    builds.append_log(build, [("discover", "looking \x1b[2J\n")])
+    lease.append_log(build, [("discover", "looking \x1b[2J\n")])
     seen += [process.stdout.readline(), process.stdout.readline()]
-    builds.append_log(build, [("discover", "last words\n")])
-    builds.fail(build, "discover: kennel.json is missing", time.time())
+    lease.append_log(build, [("discover", "last words\n")])
+    lease.fail(build, "discover: kennel.json is missing", time.time())
     rest, errors = process.communicate(timeout=30)
 
     assert process.returncode == 5
@@ -298,10 +298,10 @@ def test_a_followed_log_in_json_is_one_object_a_line_and_ends_with_the_build(
 ) -> None:
     with db.write():
         builds.enqueue(project, "main", COMMIT, time.time())
-    build = builds.claim(time.time())
+    build = lease.claim(time.time())
     assert build is not None
-    builds.append_log(build, [("clone", "cloning\n")])
-    builds.cancelled(build, "cancelled by an operator", time.time())
+    lease.append_log(build, [("clone", "cloning\n")])
+    lease.cancelled(build, "cancelled by an operator", time.time())
 
     *logged, ending = [
         json.loads(line) for line in cli("build", "log", "1", "-f", "--json", status=5).stdout.splitlines()
@@ -335,10 +335,10 @@ def on_terminal(settings: Settings, *arguments: str, **variables: str) -> str:
 def test_a_terminal_shows_colours_and_the_times_of_phases(settings: Settings, project: Project) -> None:
     with db.write():
         builds.enqueue(project, "main", COMMIT, time.time())
-    build = builds.claim(time.time())
+    build = lease.claim(time.time())
     assert build is not None
-    builds.append_log(build, [("clone", "cloning\n"), ("discover", "looking\n")])
-    builds.fail(build, "discover: no", time.time())
+    lease.append_log(build, [("clone", "cloning\n"), ("discover", "looking\n")])
+    lease.fail(build, "discover: no", time.time())
 
     followed = on_terminal(settings, "build", "log", "1", "-f")
     assert "\x1b[1;36m── clone" in followed
@@ -352,9 +352,9 @@ def test_a_terminal_shows_colours_and_the_times_of_phases(settings: Settings, pr
 def test_a_reader_that_has_seen_enough_gets_no_complaint(settings: Settings, project: Project) -> None:
     with db.write():
         builds.enqueue(project, "main", COMMIT, time.time())
-    build = builds.claim(time.time())
+    build = lease.claim(time.time())
     assert build is not None
-    builds.append_log(build, [("clone", "x" * 200_000 + "\n")])
+    lease.append_log(build, [("clone", "x" * 200_000 + "\n")])
     process = subprocess.Popen(
         [PROGRAM, "build", "log", "1"],
         env=environment(settings),

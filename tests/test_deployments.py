@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from kennel_core import builds, db, deployments, ports, projects
+from kennel_core import builds, db, deployments, lease, ports, projects
 from kennel_core.errors import BuildFailed
 from kennel_core.models import Build, Deployment, Project
 from kennel_core.outputs import Outputs, ServiceOutput, SiteOutput
@@ -40,9 +40,9 @@ _commits = iter(range(1, 10_000))
 def built(project: Project, settings: Settings, wants: Outputs, ref: str = "main") -> Build:
     with db.write():
         builds.enqueue(project, ref, f"{next(_commits):040x}", NOW)
-    build = builds.claim(NOW)
+    build = lease.claim(NOW)
     assert build is not None
-    builds.succeed(build, wants, settings, NOW)
+    lease.succeed(build, wants, settings, NOW)
     return build
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from kennel_core import builds, db, logs, pipeline, projects
+from kennel_core import builds, db, lease, logs, pipeline, projects
 from kennel_core.adapters import process_tree
 from kennel_core.models import Build, BuildStatus, LogChunk
 from kennel_core.outputs import Outputs
@@ -84,7 +84,7 @@ class Forge:
     def claim(self, commit: str, ref: str = "main") -> Build:
         with db.write():
             builds.enqueue(self.project, ref, commit, time.time())
-        build = builds.claim(time.time())
+        build = lease.claim(time.time())
         assert build is not None
         return build
 

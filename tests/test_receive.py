@@ -5,7 +5,7 @@ import time
 import peewee
 import pytest
 
-from kennel_core import builds, db, projects, receive
+from kennel_core import db, lease, projects, receive
 from kennel_core.errors import BadPayload, BadSignature
 from kennel_core.models import TABLES, Build, BuildStatus, Delivery, Deployment, Project
 from kennel_core.settings import Settings
@@ -96,7 +96,7 @@ def test_a_newer_push_supersedes_the_one_that_waits(forge: Forge) -> None:
 
 def test_a_newer_push_asks_the_one_that_runs_to_stop(forge: Forge) -> None:
     forge.send(deliveries.push(commit=A))
-    running = builds.claim(time.time())
+    running = lease.claim(time.time())
     forge.send(deliveries.push(commit=B))
 
     assert Build.get_by_id(running.id).cancel_requested

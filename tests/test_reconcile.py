@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kennel_core import builds, db, deployments, projects, reconcile, refs, resources
+from kennel_core import builds, db, deployments, lease, projects, reconcile, refs, resources
 from kennel_core.adapters.systemd import Systemd
 from kennel_core.adapters.unit_spec import UnitSpec, dynamic_user
 from kennel_core.errors import Unavailable
@@ -104,14 +104,14 @@ class World:
         self.commits += 1
         with db.write():
             builds.enqueue(self.project, ref, f"{self.commits:040x}", time.time())
-        build = builds.claim(time.time())
+        build = lease.claim(time.time())
         assert build is not None
         outputs = Outputs(
             config_path=str(self.store),
             services=[item for item in items if isinstance(item, ServiceOutput)],
             sites=[item for item in items if isinstance(item, SiteOutput)],
         )
-        builds.succeed(build, outputs, self.settings, time.time())
+        lease.succeed(build, outputs, self.settings, time.time())
         for item in items:
             host = f"shop-{item.name}-{ref}.localhost"
             self.caddy.ask.allowed.add(host)
@@ -598,11 +598,11 @@ def test_a_rollout_fails_also_when_the_journal_cannot_be_read(world: World) -> N
 def test_a_preview_that_is_declined_is_built_and_done(world: World) -> None:
     with db.write():
         builds.enqueue(world.project, "pr-9", "f" * 40, time.time())
-    build = builds.claim(time.time())
+    build = lease.claim(time.time())
     outputs = Outputs(
         config_path=str(world.store), preview_deployments=False, services=[world.service("one")]
     )
-    builds.succeed(build, outputs, world.settings, time.time())
+    lease.succeed(build, outputs, world.settings, time.time())
 
     world.converge()
 

@@ -11,7 +11,7 @@ import pytest
 import requests
 from flask.testing import FlaskClient
 
-from kennel_core import builds, db, projects
+from kennel_core import builds, db, lease, projects
 from kennel_core.follow import build_log_text
 from kennel_core.models import Build
 from kennel_core.settings import Settings
@@ -37,17 +37,17 @@ class Builder:
 
     @staticmethod
     def _claimed() -> Build:
-        build = builds.claim(time.time())
+        build = lease.claim(time.time())
         assert build is not None
         return build
 
     def write(self, *chunks: tuple[str, str]) -> None:
         with db.connection():
-            builds.append_log(self.build, chunks)
+            lease.append_log(self.build, chunks)
 
     def end(self) -> None:
         with db.connection():
-            builds.fail(self.build, "build:api: it broke", time.time())
+            lease.fail(self.build, "build:api: it broke", time.time())
 
     def lose_worker(self) -> None:
         """Let the lease run out, so that another worker begins anew."""

@@ -12,7 +12,7 @@ import time
 
 import structlog
 
-from kennel_core import builds
+from kennel_core import lease
 from kennel_core.errors import AdapterError, Cancelled, Fenced, ProjectError, Unavailable
 from kennel_core.logs import redact
 from kennel_core.models import Build
@@ -38,15 +38,15 @@ def run(build: Build, settings: Settings) -> None:
             with job.working():
                 outputs = _phases(job)
             job.log.close()
-            builds.succeed(build, outputs, settings, time.time())
+            lease.succeed(build, outputs, settings, time.time())
         except Cancelled as exc:
             job.log.close()
-            builds.cancelled(build, str(exc), time.time())
+            lease.cancelled(build, str(exc), time.time())
         except (ProjectError, AdapterError) as exc:
             if isinstance(exc, Unavailable) and exc.system == "database":
                 raise
             job.log.close()
-            builds.fail(build, redact(str(exc)), time.time())
+            lease.fail(build, redact(str(exc)), time.time())
     except Fenced as exc:
         _logger.warning(str(exc), build_id=build.id)
 

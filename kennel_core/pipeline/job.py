@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from kennel_core import builds, metrics, naming
+from kennel_core import lease, metrics, naming
 from kennel_core.adapters import process, process_tree
 from kennel_core.adapters.process import Command, Finished
 from kennel_core.errors import BuildFailed, Cancelled, Fenced, Unavailable
@@ -121,10 +121,10 @@ class Job:
         now = time.monotonic()
         if now - self._renewed_at >= HEARTBEAT_S:
             self._renewed_at = self._checked_at = now
-            builds.renew(self.build, time.time())
+            lease.renew(self.build, time.time())
         elif now - self._checked_at >= CANCEL_POLL_S:
             self._checked_at = now
-            builds.check(self.build)
+            lease.check(self.build)
 
 
 def failed(done: Finished, what: str, advice: str, timeout_setting: str) -> BuildFailed:

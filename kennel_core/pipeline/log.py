@@ -6,7 +6,7 @@ from collections import deque
 
 import structlog
 
-from kennel_core import builds
+from kennel_core import lease
 from kennel_core.logs import redact
 from kennel_core.models import Build
 
@@ -62,7 +62,7 @@ class BuildLog:
         self._pending_size = 0
         self._flushed_at = time.monotonic()
         if chunks:
-            builds.append_log(self._build, chunks)
+            lease.append_log(self._build, chunks)
 
     def flush_when_due(self) -> None:
         """Store what is pending, when it has waited for FLUSH_S."""

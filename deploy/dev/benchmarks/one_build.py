@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from benchmarks.rows import Unmeasurable
-from kennel_core import builds, db, logs
+from kennel_core import db, lease, logs
 from kennel_core.models import Build, BuildStatus, Project
 from kennel_core.pipeline.job import Job
 from kennel_core.settings import Settings
@@ -38,12 +38,12 @@ def main(state_dir: str, project: str, *argv: str) -> None:
             job.run(job.command("build:api", argv, 600))
             job.log.close()
             seconds, used, grown = time.monotonic() - began, time.process_time() - used, peak() - before
-        builds.fail(build, "measured", time.time())
+        lease.fail(build, "measured", time.time())
     print(json.dumps({"seconds": seconds, "cpu": used, "grown": grown, "grown_with_log": peak() - before}))
 
 
 def _claim(project: str) -> Build:
-    """Take the build of this project: `builds.claim` takes the fairest."""
+    """Take the build of this project: `lease.claim` takes the fairest."""
     now = time.time()
     row = Build.select().join(Project).where(Project.name == project).first()
     if row is None:
@@ -52,7 +52,7 @@ def _claim(project: str) -> Build:
         row.status, row.token, row.lease_until = (
             BuildStatus.BUILDING,
             f"token of {project}",
-            now + builds.LEASE_S,
+            now + lease.LEASE_S,
         )
         row.started_at = now
         row.save()

@@ -20,7 +20,7 @@ from jeepney.io.blocking import DBusConnection
 
 from benchmarks import servers
 from benchmarks.rows import Bench, Row, Unmeasurable, at_most, median, row
-from kennel_core import builds, db, deployments, resources
+from kennel_core import builds, db, deployments, lease, resources
 from kennel_core.adapters.systemd import Systemd
 from kennel_core.errors import AdapterError
 from kennel_core.models import Build, Project
@@ -142,11 +142,11 @@ class World:
         self.commits += 1
         with db.write():
             builds.enqueue(self.project, ref, f"{self.commits:040x}", time.time())
-        build = builds.claim(time.time())
+        build = lease.claim(time.time())
         if build is None:
             raise Unmeasurable("there was no build to claim")
         outputs = Outputs(config_path=str(self.store), services=services)
-        builds.succeed(build, outputs, self.settings, time.time())
+        lease.succeed(build, outputs, self.settings, time.time())
         return build
 
     def grow(self, size: int) -> None:

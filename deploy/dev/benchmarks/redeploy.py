@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks import ROOT, servers, stack, web
 from benchmarks.rows import Bench, Row, Unmeasurable, median, row
-from kennel_core import builds, db
+from kennel_core import builds, db, lease
 from kennel_core.models import Project
 from kennel_core.outputs import Outputs, ServiceOutput
 from kennel_core.settings import Settings
@@ -103,11 +103,11 @@ def _deploy(running: stack.Stack, project: Project, store: Path, version: int) -
     """Do what a builder does at its end, ring, and wait until it is live; returns the seconds."""
     with db.write():
         builds.enqueue(project, "main", f"{version:040x}", time.time())
-    build = builds.claim(time.time())
+    build = lease.claim(time.time())
     if build is None:
         raise Unmeasurable("there was no build to claim")
     outputs = Outputs(config_path=str(store), services=[_service(store, version)])
-    builds.succeed(build, outputs, running.settings, time.time())
+    lease.succeed(build, outputs, running.settings, time.time())
     began = time.monotonic()
     _ring(running.settings)
     servers.wait("the build is live", lambda: builds.get(build.id).status in {"done", "failed"}, 60, 0.01)
