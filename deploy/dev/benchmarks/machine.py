@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from benchmarks.rows import Row
+from tests.servers import nix
+from tests.servers.caddy import programs, version_of
 
 PREFACE = """# How fast, and how much memory
 
@@ -39,9 +41,9 @@ def described(seconds: float) -> list[str]:
         "Python": platform.python_version(),
         "SQLite": sqlite3.sqlite_version,
         "systemd": _first(r"systemd (\d+)", "systemctl", "--version"),
-        "Caddy": _first(r"v?(\d+\.\d+\.\d+)", str(caddy()), "build-info"),
+        "Caddy": "{}.{}".format(*version_of(caddy())),
         "Redis": _first(r"v=(\S+)", "redis-server", "--version"),
-        "nix": _first(r"([\d.]+)$", "nix", "--version"),
+        "nix": _first(r"([\d.]+)$", f"{nix.programs()[-1]}/nix", "--version"),
     }
     load = os.getloadavg()
     return [
@@ -54,8 +56,6 @@ def described(seconds: float) -> list[str]:
 
 def caddy() -> Path:
     """Give the Caddy that the local stack runs: the newest one there is."""
-    from tests.servers.caddy import programs  # noqa: PLC0415  # only after ROOT is on the path
-
     return programs()[-1]
 
 

@@ -48,7 +48,13 @@ def measure(bench: Bench) -> Iterator[Row]:
         "requests and "
         "Prometheus' client. What is forked shares about two thirds of that.",
     )
-    yield row("… with flower", f"{total + flower:.0f} MiB PSS", "", None, why="flower is optional.")
+    yield row(
+        "memory of all of Kennel with flower, idle",
+        f"{total + flower:.0f} MiB PSS",
+        "",
+        None,
+        why="flower is optional.",
+    )
 
 
 def _pss(pid: int) -> float:

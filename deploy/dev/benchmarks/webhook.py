@@ -99,7 +99,7 @@ def _throughput(bench: Bench, redis: RedisServer) -> Iterator[Row]:
         f"each, on one core.",
     )
     yield row(
-        "… against a bare WSGI application doing the same",
+        "webhooks against a bare WSGI application that does the same",
         f"{ratio:.2f} of its {bare:.0f}/s",
         f"≥ {RATIO}",
         ratio >= RATIO,
