@@ -1,7 +1,7 @@
 """gunicorn's configuration for both web processes.
 
 gunicorn -c deploy/gunicorn.conf.py kennel_web.wsgi:app          webhook, pages of text, metrics
-gunicorn -c deploy/gunicorn.conf.py kennel_web.wsgi:follow_app   whatever has ?follow=true
+gunicorn -c deploy/gunicorn.conf.py kennel_web.follow_wsgi:app   whatever has ?follow=true
 """
 
 import os
@@ -12,7 +12,7 @@ from typing import Any
 from kennel_core import settings
 
 _settings = settings.load_or_exit()
-_follow = any(argument.endswith(":follow_app") for argument in sys.argv)
+_follow = any(argument.startswith("kennel_web.follow_wsgi") for argument in sys.argv)
 
 # The processes of Kennel add their measurements together here. It must be set before prometheus_client is
 # imported, and be emptied when all of Kennel starts: what dead processes counted stays until then.
@@ -52,7 +52,7 @@ def post_worker_init(worker: Any) -> None:
     """Do once what would otherwise make the first request slow; a pass is welcome at a start."""
     if not _follow:
         db.keep_connections()
-    worker.wsgi.extensions["kennel"].doorbell.reconcile()
+        worker.wsgi.extensions["kennel.doorbell"].reconcile()
     worker.wsgi.test_client().get("/healthz")
 
 

@@ -16,19 +16,20 @@ class _Id(IntegerConverter):
         super().__init__(url_map, min=1, max=2**63 - 1)
 
 
-def create_app(settings: Settings, doorbell: Doorbell, *, follow: bool = False) -> Flask:
-    """Make the application of the web process, or with `follow` that of the process for ``?follow=true``.
+def create_app(settings: Settings, doorbell: Doorbell | None) -> Flask:
+    """Make the application of the web process, or without a doorbell that for ``?follow=true``.
 
     Opens nothing, so that it can be made before a fork.
     """
     app = Flask(__name__, static_folder=None)
     app.url_map.converters["id"] = _Id
-    app.extensions["kennel"] = Context(settings, doorbell, follow=follow)
+    app.extensions["kennel"] = Context(settings, follow=doorbell is None)
     metrics.measure(app)
     problems.answer_errors(app)
     for module in (builds, deployments, health):
         app.register_blueprint(module.blueprint)
-    if not follow:
+    if doorbell is not None:
+        app.extensions["kennel.doorbell"] = doorbell
         for module in (webhook, caddy, metrics):
             app.register_blueprint(module.blueprint)
     return app

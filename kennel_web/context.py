@@ -1,11 +1,10 @@
-"""What every view needs: the settings, the doorbell, and how many people follow a log."""
+"""What every view needs: the settings, and how many people follow a log."""
 
 import threading
 from dataclasses import dataclass, field
 
 from flask import current_app
 
-from kennel_core.doorbell import Doorbell
 from kennel_core.settings import Settings
 
 FOLLOWERS_MAX = 64  # each holds a thread of the follow process
@@ -16,7 +15,6 @@ class Context:
     """One for each application."""
 
     settings: Settings
-    doorbell: Doorbell
     follow: bool  # this is the process that serves ?follow=true
     followers: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(FOLLOWERS_MAX))
 

@@ -3,7 +3,7 @@
 import time
 
 import structlog
-from flask import Blueprint, request
+from flask import Blueprint, current_app, request
 from flask.typing import ResponseReturnValue
 
 from kennel_core import db, webhook
@@ -31,7 +31,9 @@ def _receive() -> ResponseReturnValue:
     headers = {name: value for name in webhook.HEADERS if (value := request.headers.get(name)) is not None}
     body = _body()
     with db.connection():
-        receipt = receive(headers, body, context().settings, context().doorbell, time.time())
+        receipt = receive(
+            headers, body, context().settings, current_app.extensions["kennel.doorbell"], time.time()
+        )
     return dict(receipt.body), receipt.status
 
 

@@ -1,4 +1,4 @@
-"""Entry point for gunicorn: `app` is the web process, `follow_app` the one that serves ``?follow=true``."""
+"""Entry point of gunicorn for the web process."""
 
 from kennel_core import db, logs, settings
 from kennel_tasks.doorbell import CeleryDoorbell
@@ -9,6 +9,4 @@ logs.configure(_settings)
 db.configure(_settings.database)
 db.require_or_exit()  # refuse at once what every request would refuse
 
-doorbell = CeleryDoorbell()
-app = create_app(_settings, doorbell)
-follow_app = create_app(_settings, doorbell, follow=True)
+app = create_app(_settings, CeleryDoorbell())

@@ -10,6 +10,7 @@ import pytest
 from kennel_core.models import BuildStatus
 from kennel_core.settings import PREFIX, Settings
 from kennel_web import create_app
+from tests.recording_doorbell import RecordingDoorbell
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *ROOT.glob("docs/**/*.md")])
@@ -63,7 +64,7 @@ def test_the_settings_that_a_page_names_exist(page: Path) -> None:
 
 
 def test_the_paths_that_the_readme_names_are_answered(settings: Settings) -> None:
-    rules = create_app(settings, None, follow=False).url_map.bind("localhost")
+    rules = create_app(settings, RecordingDoorbell()).url_map.bind("localhost")
 
     for path in set(re.findall(r"`(/[a-z]+(?:/\d+/[a-z]+)?)", (ROOT / "README.md").read_text())):
         assert rules.match(path), path

@@ -25,7 +25,8 @@ EFFECTS = {
 }  # fmt: skip
 UNSEEN_BY_ADAPTERS = {"peewee", "structlog", "logging", "kennel_core.db", "kennel_core.models"}
 SETTINGS_MAKERS = {
-    "kennel_web/wsgi.py", "kennel_tasks/app.py", "celeryconfig.py", "deploy/gunicorn.conf.py",
+    "kennel_web/wsgi.py", "kennel_web/follow_wsgi.py", "kennel_tasks/app.py", "celeryconfig.py",
+    "deploy/gunicorn.conf.py",
     "kennel_core/cli/context.py", "kennel_core/settings.py",
 }  # fmt: skip
 

@@ -84,7 +84,9 @@ def test_urls_name_the_port_that_browsers_need(port: int, url: str) -> None:
     assert Settings(https_port=port).url("shop.example.org") == url
 
 
-@pytest.mark.parametrize("entry", ["kennel_web.wsgi", "kennel_tasks.app", "celeryconfig"])
+@pytest.mark.parametrize(
+    "entry", ["kennel_web.wsgi", "kennel_web.follow_wsgi", "kennel_tasks.app", "celeryconfig"]
+)
 def test_a_process_with_wrong_settings_ends_with_status_2_and_says_why(entry: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", f"import {entry}"],

@@ -89,7 +89,7 @@ def test_a_browser_cannot_take_a_log_for_a_page(builder: Builder, client: FlaskC
 @pytest.mark.parametrize("build_id", ["2", "0", "-1", "x", "1x", "9" * 30, "%00", "1.0"])
 def test_what_is_no_build_is_not_found(builder: Builder, settings: Settings, build_id: str) -> None:
     for follow in (False, True):
-        client = create_app(settings, RecordingDoorbell(), follow=follow).test_client()
+        client = create_app(settings, None if follow else RecordingDoorbell()).test_client()
         answer = client.get(f"/builds/{build_id}/log", query_string={"follow": str(follow).lower()})
         assert (answer.status_code, answer.content_type) == (404, "application/problem+json")
         assert json.loads(answer.data)["status"] == 404

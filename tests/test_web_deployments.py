@@ -167,7 +167,7 @@ def test_while_a_successor_comes_up_the_health_is_that_of_the_one_that_serves(
 def test_unknown_deployments_and_sites_have_neither_health_nor_logs(
     here: Settings, service: Service, what: str
 ) -> None:
-    client = create_app(here, RecordingDoorbell(), follow="follow" in what).test_client()
+    client = create_app(here, None if "follow" in what else RecordingDoorbell()).test_client()
     for unknown in ("1", "0", "x", "9" * 25):
         answer = client.get(f"/deployments/{unknown}/{what}")
         assert (answer.status_code, answer.content_type) == (404, "application/problem+json")
@@ -230,7 +230,7 @@ def test_lines_of_a_service_arrive_while_it_writes_them(
     web_settings: Settings, here: Settings, service: Service
 ) -> None:
     both = web_settings.model_copy(update={"bus": here.bus, "journal_dir": here.journal_dir})
-    server = Gunicorn(both, "follow_app", int(both.follow_bind.rpartition(":")[2]))
+    server = Gunicorn(both, "follow_wsgi", int(both.follow_bind.rpartition(":")[2]))
     server.start()
     try:
         url = f"{server.url}{service.url}/logs?follow=true"

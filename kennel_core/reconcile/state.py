@@ -11,7 +11,7 @@ from kennel_core.reconcile.desired import Wanted
 from kennel_core.reconcile.host import Host
 from kennel_core.settings import Settings
 
-WINDOW_S = 1.0  # how long a pass waits for services to become healthy, and for connections to end
+WINDOW_S = 0.5  # how long a pass waits for services to become healthy, and for connections to end
 
 log = structlog.get_logger(__name__)
 

@@ -29,7 +29,7 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 class Gunicorn:
-    """One gunicorn: `application` is ``app`` or ``follow_app``."""
+    """One gunicorn: `application` is ``wsgi`` or ``follow_wsgi``."""
 
     def __init__(self, settings: Settings, application: str, port: int) -> None:
         self.settings = settings
@@ -46,7 +46,7 @@ class Gunicorn:
 
     def argv(self) -> list[str]:
         gunicorn = [sys.executable, "-m", "gunicorn", "-c", str(CONFIGURATION)]
-        return ["setpriv", "--pdeathsig", "TERM", *gunicorn, f"kennel_web.wsgi:{self.application}"]
+        return ["setpriv", "--pdeathsig", "TERM", *gunicorn, f"kennel_web.{self.application}:app"]
 
     def answers(self) -> bool:
         assert self.process is not None
@@ -98,14 +98,14 @@ def web_settings(settings: Settings, database_file: Path, broker: RedisServer) -
 @pytest.fixture
 def web(web_settings: Settings) -> Iterator[Gunicorn]:
     """The web process with its two workers."""
-    yield from _running(Gunicorn(web_settings, "app", int(web_settings.bind.rpartition(":")[2])))
+    yield from _running(Gunicorn(web_settings, "wsgi", int(web_settings.bind.rpartition(":")[2])))
 
 
 @pytest.fixture
 def follow(web_settings: Settings) -> Iterator[Gunicorn]:
     """The process for ``?follow=true``."""
     yield from _running(
-        Gunicorn(web_settings, "follow_app", int(web_settings.follow_bind.rpartition(":")[2]))
+        Gunicorn(web_settings, "follow_wsgi", int(web_settings.follow_bind.rpartition(":")[2]))
     )
 
 
