@@ -85,7 +85,8 @@ def test_lines_of_all_revisions_of_a_deployment_are_read_and_no_others(
     read = messages(systemd, deployment, unit)
     assert [line for line in read if line in ("old", "new", "stranger")] == ["old", "new"]
     assert any(line.startswith(f"Started {unit}") for line in read)
-    assert messages(systemd, deployment, None) == ["old", "new"]
+    others = [line for line in messages(systemd, deployment, None) if "service" not in line]
+    assert others == ["old", "new"]  # a newer systemd marks its own lines as the deployment's, too
 
 
 def test_systemds_own_word_on_a_failure_is_among_the_lines(
