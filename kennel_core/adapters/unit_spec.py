@@ -55,6 +55,14 @@ class UnitSpec:
     readable: tuple[str, ...] = field(default=())
 
 
+# Below an inaccessible directory systemd drops a bind mount without a word; in a tmpfs it has a place. With
+# ProtectHome alone, systemd 257 lets only root into that of /root, so they are asked for once more.
+_HOMES_WITH_A_STORE: tuple[Property, ...] = (
+    ("ProtectHome", ("s", "tmpfs")),
+    ("TemporaryFileSystem", ("a(ss)", [(home, "ro,mode=0755") for home in HIDDEN_HOMES])),
+)
+
+
 def dynamic_user(unit: str) -> str:
     """Name the user a unit runs as: ``kennel_`` and 16 hex digits.
 
@@ -127,8 +135,7 @@ def _sandbox(spec: UnitSpec) -> list[Property]:
         ("DynamicUser", ("b", True)),
         ("User", ("s", spec.user)),
         ("ProtectSystem", ("s", "strict")),
-        # below an inaccessible directory systemd drops a bind mount without a word; in a tmpfs it has a place
-        ("ProtectHome", ("s", "tmpfs" if hidden else "yes")),
+        *(_HOMES_WITH_A_STORE if hidden else (("ProtectHome", ("s", "yes")),)),
         ("BindReadOnlyPaths", ("a(ssbt)", [(path, path, False, _MS_REC) for path in spec.readable])),
         ("PrivateTmp", ("b", True)),
         ("PrivateDevices", ("b", True)),
