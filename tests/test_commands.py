@@ -11,7 +11,7 @@ from kennel_core.environment import git_ref
 from kennel_core.pipeline import commands, discover
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-HERE = Path("/work/builds/7/src")
+HERE = Path("/srv/builds/7/src")
 
 HOSTILE_REFS = [
     "--upload-pack=touch${IFS}x",
