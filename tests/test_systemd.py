@@ -98,11 +98,6 @@ def script(systemd: PrivateSystemd, text: str, interpreter: str = "/usr/bin/pyth
     return program
 
 
-def of_this_test(manager: Systemd) -> dict[str, str]:
-    """The units of these tests: the session's systemd may run others' as well."""
-    return {name: state for name, state in manager.units().items() if name.startswith("kennel-shop-")}
-
-
 def unused() -> str:
     """Give a unit name that has no lines in the session's journal yet."""
     return f"kennel-shop-main-api-{next(NUMBERS):08x}.service"
@@ -178,7 +173,7 @@ def test_a_start_that_fails_says_why_and_leaves_nothing(
     with pytest.raises(Rejected, match=said):
         manager.start(spec(**changes), TIMEOUT)
 
-    assert of_this_test(manager) == {}
+    assert manager.units() == {}
 
 
 def test_a_program_that_ends_at_once_with_success_is_no_service(manager: Systemd) -> None:
@@ -196,7 +191,7 @@ def test_a_program_that_fails_at_once_is_seen_by_the_start_or_by_its_state(manag
         assert manager.status(NAME).exec_main_status == 3
     else:
         assert "exit status 3" in said
-        assert of_this_test(manager) == {}
+        assert manager.units() == {}
 
 
 def test_stop_ends_the_process_and_is_quiet_about_what_is_gone(
@@ -207,7 +202,7 @@ def test_stop_ends_the_process_and_is_quiet_about_what_is_gone(
     manager.stop(NAME, TIMEOUT)
     manager.stop(NAME, TIMEOUT)
 
-    assert of_this_test(manager) == {}
+    assert manager.units() == {}
     with pytest.raises(NotFound):
         manager.status(NAME)
 
@@ -223,7 +218,7 @@ def test_stop_also_ends_what_ignores_sigterm(
 
     manager.stop(name, TIMEOUT)
 
-    assert of_this_test(manager) == {}
+    assert manager.units() == {}
 
 
 def test_a_service_that_keeps_failing_stays_visible_as_failed_and_can_be_started_again(
@@ -498,7 +493,7 @@ def test_without_a_bus_every_operation_is_unavailable_until_it_returns(own_syste
         own_systemd.run("systemctl", "start", "dbus.socket", "dbus.service")
         assert until(lambda: _or_none(manager.units)) == {NAME: "active"}
         manager.stop(NAME, TIMEOUT)
-        assert of_this_test(manager) == {}
+        assert manager.units() == {}
 
 
 def test_a_bus_that_hangs_is_unavailable_in_time(
@@ -591,7 +586,7 @@ def test_a_name_that_kennel_does_not_give_is_refused(manager: Systemd, name: str
     ):
         with pytest.raises(Rejected, match="is not the name of a unit of Kennel"):
             operation()
-    assert of_this_test(manager) == {}
+    assert manager.units() == {}
 
 
 @given(

@@ -412,8 +412,13 @@ SmallStack = Callable[[Path, Path], contextlib.AbstractContextManager[Stack]]
 
 
 @pytest.fixture
-def small_stack(own_redis: RedisServer, systemd: PrivateSystemd, tmp_path: Path) -> Iterator[SmallStack]:
-    """Makes a stack with a database, a Redis and a Caddy of its own, of which no process runs yet."""
+def small_stack(
+    own_redis: RedisServer, systemd: PrivateSystemd, manager: Systemd, tmp_path: Path
+) -> Iterator[SmallStack]:
+    """Makes a stack with a database, a Redis and a Caddy of its own, of which no process runs yet.
+
+    It runs services in the session's systemd; `manager` stops them afterwards.
+    """
     caddy = CaddyServer(programs()[0], _made(tmp_path / "caddy"))
     caddy.start()
 
