@@ -1,5 +1,6 @@
 """Services as a client sees them, through real Caddys."""
 
+import asyncio
 import functools
 import os
 import queue
@@ -8,8 +9,8 @@ from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, Thread
 from pathlib import Path
 
 import pytest
+from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
-from websockets.sync import server as ws_server
 
 from kennel_core.reconcile.routes import Proxy
 from tests.servers.caddy import CaddyServer, websocket
@@ -121,27 +122,26 @@ def test_a_service_that_stays_away_is_a_bad_gateway(caddy: CaddyServer) -> None:
 
 
 def test_a_websocket_outlives_a_write_from_caddy_2_7_on(caddy: CaddyServer) -> None:
-    def parrot(connection: ws_server.ServerConnection) -> None:
-        for message in connection:
-            connection.send(message)
+    async def parrot(connection: ServerConnection) -> None:
+        async for message in connection:
+            await connection.send(message)
 
-    with ws_server.serve(parrot, "127.0.0.1", 0) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        port = server.socket.getsockname()[1]
-        route(caddy, port)
-        with websocket(caddy, HOST) as talk:
-            talk.send("before")
-            assert talk.recv(timeout=20) == "before"
-            route(caddy, port, port)
-            if caddy.version >= (2, 7):
-                talk.send("after")
-                assert talk.recv(timeout=20) == "after"
-            else:  # every write ends them there: why an unchanged table must not be written
-                with pytest.raises(ConnectionClosed):
-                    talk.recv(timeout=20)
-        server.shutdown()
-        thread.join()
+    async def talk() -> None:
+        async with serve(parrot, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            await asyncio.to_thread(route, caddy, port)
+            async with websocket(caddy, HOST) as talk, asyncio.timeout(20):
+                await talk.send("before")
+                assert await talk.recv() == "before"
+                await asyncio.to_thread(route, caddy, port, port)
+                if caddy.version >= (2, 7):
+                    await talk.send("after")
+                    assert await talk.recv() == "after"
+                else:  # every write ends them there: why an unchanged table must not be written
+                    with pytest.raises(ConnectionClosed):
+                        await talk.recv()
+
+    asyncio.run(talk())
 
 
 class _Store(SimpleHTTPRequestHandler):

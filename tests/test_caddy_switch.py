@@ -1,13 +1,14 @@
 """Switching a host between two programs while clients ask, through real Caddys."""
 
+import asyncio
 import http.client
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import pytest
-from websockets.sync import client as ws_client
-from websockets.sync import server as ws_server
+from websockets.asyncio.client import ClientConnection
+from websockets.asyncio.server import ServerConnection, serve
 
 from kennel_core.adapters.caddy import Caddy
 from kennel_core.reconcile.routes import Proxy, table
@@ -129,40 +130,44 @@ def test_where_a_reload_cuts_a_connection_the_third_try_is_answered_at_the_lates
     )
 
 
-@contextmanager
-def _parrot(name: str) -> Iterator[int]:
+@asynccontextmanager
+async def _parrot(name: str) -> AsyncIterator[int]:
     """Repeat what comes over a WebSocket, with a name; gives the port."""
 
-    def answer(connection: ws_server.ServerConnection) -> None:
-        for message in connection:
-            connection.send(f"{name}: {message}")
+    async def answer(connection: ServerConnection) -> None:
+        async for message in connection:
+            await connection.send(f"{name}: {message!s}")
 
-    with ws_server.serve(answer, "127.0.0.1", 0) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server.socket.getsockname()[1]
-        finally:
-            server.shutdown()
-            thread.join()
+    async with serve(answer, "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()[1]
 
 
-def _said(talk: ws_client.ClientConnection, message: str) -> str | bytes:
-    talk.send(message)
-    return talk.recv(timeout=20)
+async def _said(message: str, *talks: ClientConnection) -> list[str | bytes]:
+    """Say it to each; gives their answers."""
+    for talk in talks:
+        await talk.send(message)
+    async with asyncio.timeout(20):
+        return [await talk.recv() for talk in talks]
 
 
 @reading_files
 def test_websockets_stay_with_the_version_they_talk_to(caddy: CaddyServer) -> None:
     caddy.ask.allowed |= {HOST, OTHER}
-    with _parrot("old") as old, _parrot("new") as new:
-        caddy.lead(Proxy((HOST,), old, 1), Proxy((OTHER,), old, 2))
-        with websocket(caddy, HOST) as first, websocket(caddy, OTHER) as other:
-            assert [_said(first, "1"), _said(other, "1")] == ["old: 1", "old: 1"]
-            for port in [new, old] * (SWITCHES // 2) + [new]:
-                caddy.lead(Proxy((HOST,), port, 1), Proxy((OTHER,), old, 2))
-            with websocket(caddy, HOST) as second:
-                assert [_said(talk, "2") for talk in (first, other, second)] == ["old: 2", "old: 2", "new: 2"]
+
+    async def lead(host: int, other: int) -> None:
+        await asyncio.to_thread(caddy.lead, Proxy((HOST,), host, 1), Proxy((OTHER,), other, 2))
+
+    async def talk() -> None:
+        async with _parrot("old") as old, _parrot("new") as new:
+            await lead(old, old)
+            async with websocket(caddy, HOST) as first, websocket(caddy, OTHER) as other:
+                assert await _said("1", first, other) == ["old: 1", "old: 1"]
+                for port in [new, old] * (SWITCHES // 2) + [new]:
+                    await lead(port, old)
+                async with websocket(caddy, HOST) as second:
+                    assert await _said("2", first, other, second) == ["old: 2", "old: 2", "new: 2"]
+
+    asyncio.run(talk())
 
 
 @reading_files
