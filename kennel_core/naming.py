@@ -80,6 +80,27 @@ def revision(project_id: int, ref: str, service: str, store_path: str, configura
     return digest(project_id, ref, service, store_path, configuration)
 
 
+def resource(project_id: int, project: str, ref: str, limit: int = DNS_LABEL_MAX) -> str:
+    """Name what belongs to a ref outside: readable, and with 8 hex digits that make it the ref's alone.
+
+    Lower-case letters, digits and single hyphens, at most `limit` characters.
+
+    >>> resource(7, "shop", "feat/Login")
+    'shop-feat-login-5b916bd7'
+    """
+    plain = "-".join(filter(None, (_plain(project), _plain(ref))))
+    return _fit(plain, digest(project_id, ref), limit)
+
+
+def login(project_id: int, ref: str, service: str) -> str:
+    """Name the user that a service runs as, and its role in a database: ``kennel_`` and 16 hex digits.
+
+    The same for every revision of the service.
+    """
+    parts = json.dumps([project_id, ref, service])
+    return f"kennel_{hashlib.sha256(parts.encode()).hexdigest()[:16]}"
+
+
 def gc_root(build_id: int, package: str) -> str:
     """Name the GC root of one output of a build."""
     return f"{build_id}-{package}"

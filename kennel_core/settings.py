@@ -74,6 +74,53 @@ class Settings(pydantic.BaseModel):
     memory_max: int = Field(2 * 1024**3, ge=1024**2, description="MemoryMax of a service")
     tasks_max: int = Field(512, ge=1, description="TasksMax of a service")
 
+    # what services need
+    postgres: str = Field(
+        "", description="libpq connection string of Kennel's own role (CREATEDB, CREATEROLE); empty: none"
+    )
+    postgres_password_file: Path | None = Field(None, description="file with that role's password")
+    postgres_auth: Literal["peer", "password"] = Field(
+        "peer", description="how services log in: peer (same host, over the socket) or password"
+    )
+    postgres_template: str = Field("template1", description="database that new ones are copied from")
+    postgres_extensions: str = Field("", description="extensions of every new database, separated by spaces")
+    postgres_connections: int = Field(20, ge=1, description="connections of one ref's database at once")
+    valkey: Literal["", "instance", "acl", "db"] = Field(
+        "", description="instance (a server for each ref), acl or db (on a shared server); empty: none"
+    )
+    valkey_program: str = Field(
+        "", description="server to run as an instance; empty: valkey-server, else redis-server"
+    )
+    valkey_memory: int = Field(256 * 1024**2, ge=1024**2, description="maxmemory of an instance")
+    valkey_url: str = Field(
+        "", description="the shared server of acl and db: redis://HOST:PORT or unix://PATH"
+    )
+    valkey_password_file: Path | None = Field(None, description="file with its password")
+    garage_admin: str = Field("", description="URL of Garage's admin API; empty: none")
+    garage_token_file: Path | None = Field(None, description="file with an admin token of Garage")
+    garage_s3: str = Field("", description="URL of Garage's S3 API, as services see it")
+    garage_region: str = Field("garage", description="Garage's s3_region")
+    garage_max_bytes: int = Field(10 * 1024**3, ge=1, description="quota of a bucket")
+    garage_max_objects: int = Field(1_000_000, ge=1, description="quota of a bucket")
+    secrets: str = Field(
+        "", description="secretspec provider: openbao://HOST[:PORT][/MOUNT]?auth=approle; empty: none"
+    )
+    secrets_role_id_file: Path | None = Field(None, description="file with the AppRole's role id")
+    secrets_secret_id_file: Path | None = Field(None, description="file with the AppRole's secret id")
+    secrets_token_file: Path | None = Field(None, description="file with a token, for auth=token")
+    secrets_jwt_file: Path | None = Field(None, description="file with a JWT, for auth=jwt")
+    secrets_shared: str = Field(
+        "shared/", description="where `ref` of secretspec.toml may read, as prefixes separated by spaces"
+    )
+    secrets_interval: Seconds = Field(300, description="how often changed secrets are looked for")
+    keycloak: str = Field("", description="URL of Keycloak, without /realms; empty: none")
+    keycloak_realm: str = Field("", description="realm of the clients")
+    keycloak_client: str = Field("kennel", description="Kennel's own client, with manage-clients")
+    keycloak_secret_file: Path | None = Field(None, description="file with its secret")
+    custom_domains_file: Path | None = Field(
+        None, description="file that lists the custom domains that are live, one a line"
+    )
+
     # output
     log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
