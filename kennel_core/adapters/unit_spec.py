@@ -40,6 +40,11 @@ class UnitSpec:
     is in bytes. `user` is the name of the dynamic user, see `dynamic_user`. `readable` are directories
     the service must see read-only although the sandbox hides where they lie (/tmp, /var/tmp, homes):
     a store that is not /nix/store.
+
+    Secrets go into `environment_file` and `credentials` (path by name): systemd reads both at every start of
+    the process, as root; their paths, not their content, can be seen over D-Bus. `hidden` directories are
+    empty inside but for `visible` ones below them, which must exist when the unit starts, and must not be
+    replaced by others of the same name while it runs. `state_directory` is below /var/lib, the unit's own.
     """
 
     name: str
@@ -53,14 +58,16 @@ class UnitSpec:
     tasks_max: int
     sandbox: bool = True
     readable: tuple[str, ...] = field(default=())
+    environment_file: str = ""
+    credentials: Mapping[str, str] = field(default_factory=dict)
+    hidden: tuple[str, ...] = ()
+    visible: tuple[str, ...] = ()
+    state_directory: str = ""
 
 
 # Below an inaccessible directory systemd drops a bind mount without a word; in a tmpfs it has a place. With
 # ProtectHome alone, systemd 257 lets only root into that of /root, so they are asked for once more.
-_HOMES_WITH_A_STORE: tuple[Property, ...] = (
-    ("ProtectHome", ("s", "tmpfs")),
-    ("TemporaryFileSystem", ("a(ss)", [(home, "ro,mode=0755") for home in HIDDEN_HOMES])),
-)
+_EMPTY = "ro,mode=0755"  # options of a tmpfs
 
 
 def dynamic_user(unit: str) -> str:
@@ -102,6 +109,13 @@ def _service(spec: UnitSpec) -> list[Property]:
         ("Type", ("s", "exec")),  # "simple" calls a start done even when there is no such program
         ("ExecStartEx", ("a(sasas)", [(program, list(spec.argv), ["no-env-expand"])])),
         ("Environment", ("as", [f"{name}={value}" for name, value in sorted(spec.environment.items())])),
+        *(
+            [("EnvironmentFiles", ("a(sb)", [(spec.environment_file, False)]))]
+            if spec.environment_file
+            else []
+        ),
+        ("LoadCredential", ("a(ss)", sorted(spec.credentials.items()))),
+        *([("StateDirectory", ("as", [spec.state_directory]))] if spec.state_directory else []),
         ("WorkingDirectory", ("s", spec.working_directory)),
         ("LogExtraFields", ("aay", [f"{k}={v}".encode() for k, v in sorted(spec.log_fields.items())])),
         ("Restart", ("s", "on-failure")),
@@ -130,12 +144,15 @@ def _sandbox(spec: UnitSpec) -> list[Property]:
     MemoryDenyWriteExecute is missing because a just-in-time compiler needs such memory. AF_NETLINK
     is there because Node and Go list the network's interfaces through it, and Next.js ends without it.
     """
-    hidden = any(path.startswith(tuple(f"{home}/" for home in HIDDEN_HOMES)) for path in spec.readable)
+    below_home = any(path.startswith(tuple(f"{home}/" for home in HIDDEN_HOMES)) for path in spec.readable)
+    empty = (*(HIDDEN_HOMES if below_home else ()), *spec.hidden)
     return [
         ("DynamicUser", ("b", True)),
         ("User", ("s", spec.user)),
         ("ProtectSystem", ("s", "strict")),
-        *(_HOMES_WITH_A_STORE if hidden else (("ProtectHome", ("s", "yes")),)),
+        ("ProtectHome", ("s", "tmpfs" if below_home else "yes")),
+        ("TemporaryFileSystem", ("a(ss)", [(path, _EMPTY) for path in empty])),
+        ("BindPaths", ("a(ssbt)", [(path, path, False, _MS_REC) for path in spec.visible])),
         ("BindReadOnlyPaths", ("a(ssbt)", [(path, path, False, _MS_REC) for path in spec.readable])),
         ("PrivateTmp", ("b", True)),
         ("PrivateDevices", ("b", True)),
