@@ -152,8 +152,8 @@ def _sandbox(spec: UnitSpec) -> list[Property]:
         ("ProtectSystem", ("s", "strict")),
         ("ProtectHome", ("s", "tmpfs" if below_home else "yes")),
         ("TemporaryFileSystem", ("a(ss)", [(path, _EMPTY) for path in empty])),
-        ("BindPaths", ("a(ssbt)", [(path, path, False, _MS_REC) for path in spec.visible])),
-        ("BindReadOnlyPaths", ("a(ssbt)", [(path, path, False, _MS_REC) for path in spec.readable])),
+        *_binds("BindPaths", spec.visible),
+        *_binds("BindReadOnlyPaths", spec.readable),
         ("PrivateTmp", ("b", True)),
         ("PrivateDevices", ("b", True)),
         ("ProtectProc", ("s", "invisible")),
@@ -175,3 +175,8 @@ def _sandbox(spec: UnitSpec) -> list[Property]:
         ("SystemCallFilter", ("(bas)", (False, ["@privileged", "@resources"]))),
         ("SystemCallErrorNumber", ("i", errno.EPERM)),  # an error a program can live with, not a signal
     ]
+
+
+def _binds(name: str, paths: tuple[str, ...]) -> list[Property]:
+    """Spell bind mounts; an empty list of either kind would make systemd forget those of the other, too."""
+    return [(name, ("a(ssbt)", [(path, path, False, _MS_REC) for path in paths]))] if paths else []
