@@ -1,13 +1,11 @@
 """Registered repositories, and the secret that each forge hook is signed with."""
 
-import hashlib
-import hmac
 import re
 import secrets
 from pathlib import Path
 
-from kennel_core import db, environment
-from kennel_core.errors import ConfigError, Conflict, NotFound
+from kennel_core import db, derived, environment
+from kennel_core.errors import Conflict, NotFound
 from kennel_core.models import Deployment, Project
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -26,19 +24,12 @@ def webhook_secret(project: Project, key_file: Path) -> str:
     """Derive the secret that the forge signs this project's deliveries with: 64 hex digits.
 
     It follows from the key file, the project's id and its generation, so that the database holds no
-    secret (HMAC-SHA256 as a key derivation function, RFC 5869 section 2.3).
+    secret.
 
     Raises:
         ConfigError: the key file is missing, unreadable or too short.
     """
-    try:
-        key = key_file.read_bytes().strip()
-    except OSError as exc:
-        raise ConfigError(f"{key_file}: {exc.strerror}; `kennel migrate` creates it") from exc
-    if len(key) < 32:
-        raise ConfigError(f"{key_file}: holds less than 32 characters; restore it from the backup")
-    purpose = f"webhook:{project.id}:{project.secret_generation}"
-    return hmac.new(key, purpose.encode(), hashlib.sha256).hexdigest()
+    return derived.digest(key_file, f"webhook:{project.id}:{project.secret_generation}").hex()
 
 
 def find(full_name: str) -> Project:
