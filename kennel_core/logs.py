@@ -5,26 +5,21 @@ standard library's logging takes the same form. Fields for a stretch of code:
 `structlog.contextvars.bound_contextvars(build_id=7)`.
 """
 
-import base64
-import json
 import logging.config
 import os
 import re
 import sys
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, Literal, TextIO
-from urllib.parse import quote, quote_plus
 
 import structlog
 from structlog.typing import Processor
 
+from kennel_core.redaction import REDACTED, Redactor
 from kennel_core.settings import Settings
 
-REDACTED = "[redacted]"
-SECRET_MIN = 6  # characters; anything shorter would be found in ordinary words
-
 _secrets: set[str] = set()
-_pattern: re.Pattern[str] | None = None
+_redactor = Redactor(())
 _userinfo = re.compile(r"(https?://)[^/\s@]+@|(\w://)[^/\s:@]*:[^/\s@]+@")
 # C0, DEL and C1, the two line separators, and what turns the direction of text
 _control = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -82,22 +77,15 @@ def stdlib(settings: Settings, stream: TextIO | None = None) -> dict[str, Any]:
 
 
 def register_secret(value: str) -> None:
-    """Keep a value out of every record from now on, also URL-encoded, JSON-encoded and within base64.
-
-    A value of several lines is kept out line by line. Values of fewer than SECRET_MIN characters are not.
-    """
-    global _pattern  # noqa: PLW0603  # one process, one set of secrets
-    for text in {value.strip(), *(line.strip() for line in value.splitlines())}:
-        if len(text) >= SECRET_MIN:
-            _secrets.update(_forms(text))
-    if _secrets:
-        _pattern = re.compile("|".join(re.escape(form) for form in sorted(_secrets, key=len, reverse=True)))
+    """Keep a value out of every record from now on, in all the ways that `redaction` knows."""
+    global _redactor  # noqa: PLW0603  # one process, one set of secrets
+    _secrets.add(value)
+    _redactor = Redactor(_secrets)
 
 
 def redact(text: str) -> str:
     """Replace registered secrets, and the user part of URLs that can hold a password, by REDACTED."""
-    if _pattern is not None:
-        text = _pattern.sub(REDACTED, text)
+    text = _redactor.redact(text)
     if "://" in text:
         text = _userinfo.sub(lambda found: f"{found[1] or found[2]}{REDACTED}@", text)
     return text
@@ -110,18 +98,6 @@ def escape(text: str) -> str:
     '\\x1b[2Jgone'
     """
     return _control.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), text)
-
-
-def _forms(text: str) -> set[str]:
-    """Give the ways in which a secret is commonly written."""
-    forms = {text, quote(text, safe=""), quote_plus(text), json.dumps(text)[1:-1]}
-    data = text.encode()
-    for before in range(3):  # where it begins within base64's groups of three bytes, as after "user:"
-        whole = (before + len(data)) * 8 // 6  # characters that nothing after the secret has a part in
-        first = -(-before * 8 // 6)  # ... and nothing before it
-        coded = base64.b64encode(bytes(before) + data).decode()[first:whole]
-        forms |= {coded, coded.translate(str.maketrans("+/", "-_"))}
-    return {form for form in forms if len(form) >= SECRET_MIN}
 
 
 def _form(settings: Settings, out: TextIO) -> Literal["json", "console"]:

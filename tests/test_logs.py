@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kennel_core import logs
+from kennel_core.redaction import Redactor
 from kennel_core.settings import Settings
 
 SECRETIVE = ("event", "env", "argv", "exception")
@@ -22,7 +23,7 @@ def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     monkeypatch.setattr(logs, "_secrets", set())
-    monkeypatch.setattr(logs, "_pattern", None)
+    monkeypatch.setattr(logs, "_redactor", Redactor(()))
     yield
     structlog.reset_defaults()
     logging.captureWarnings(capture=False)

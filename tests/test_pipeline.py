@@ -18,6 +18,7 @@ from kennel_core.models import Build, BuildStatus, LogChunk
 from kennel_core.outputs import Outputs
 from kennel_core.pipeline.discover import is_store_path
 from kennel_core.pipeline.results import executable, stray_link
+from kennel_core.redaction import Redactor
 from kennel_core.settings import Settings
 from tests.servers.git import GitRepository
 from tests.servers.nix import DEVENV, Nix
@@ -123,7 +124,7 @@ def forge(git_repo: GitRepository, settings: Settings, database: Path, nix: Nix)
 def secret() -> Iterator[str]:
     yield "hunter2-hunter2"
     logs._secrets.clear()
-    logs._pattern = None
+    logs._redactor = Redactor(())
 
 
 # --- the example

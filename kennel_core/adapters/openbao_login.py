@@ -1,0 +1,239 @@
+"""Logging in to OpenBao or Vault: the provider's URI, the credentials, one token for all requests."""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import requests
+
+from kennel_core.errors import ConfigError, Rejected
+from kennel_core.settings import Settings
+
+SYSTEM = "openbao"
+RENEW_AFTER = 2 / 3  # of a token's lease
+
+_VARIABLES = {"openbao": ("BAO_", "VAULT_"), "vault": ("VAULT_",)}
+_OPTIONS = {"auth", "auth_mount", "kv", "tls", "role", "audience"}  # an audience matters to CI only
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """Where secrets are kept: what secretspec's provider URI says."""
+
+    scheme: Literal["openbao", "vault"]
+    url: str
+    mount: str = "secret"
+    namespace: str | None = None
+    kv: Literal[1, 2] = 2
+    auth: Literal["token", "approle", "jwt"] = "token"
+    auth_mount: str = ""
+    role: str | None = None
+
+
+def provider(uri: str, environ: Mapping[str, str]) -> Provider:
+    """Read ``openbao://[NAMESPACE@]HOST[:PORT][/MOUNT]?auth=approle&auth_mount=&kv=1&tls=false&role=``.
+
+    ``vault://`` is the same with the variables of Vault alone. Without a host, BAO_ADDR or VAULT_ADDR is it.
+
+    Raises:
+        ConfigError: it is no such URI; the message names the setting.
+
+    Source: https://secretspec.dev/providers/openbao/
+    """
+    parts = urlsplit(uri)
+    options = dict(parse_qsl(parts.query))
+    scheme: Any = parts.scheme
+    if scheme not in _VARIABLES:
+        _wrong("must begin with openbao:// or vault://")
+    if parts.password is not None:
+        _wrong("must hold no password")
+    if options.keys() - _OPTIONS:
+        _wrong(
+            f"there is no option {min(options.keys() - _OPTIONS)}; there are {', '.join(sorted(_OPTIONS))}"
+        )
+    auth: Any = options.get("auth", "token")
+    if auth not in {"token", "approle", "jwt"}:
+        _wrong("auth must be token, approle or jwt")
+    kv = options.get("kv", "2").removeprefix("v")
+    if kv not in {"1", "2"}:
+        _wrong("kv must be 1 or 2")
+    mount = unquote(parts.path).strip("/") or "secret"
+    auth_mount = options.get("auth_mount", "").strip("/") or ("" if auth == "token" else auth)
+    if any(not is_plain(path) for path in (mount, auth_mount) if path):
+        _wrong("a mount must be a plain path such as secret")
+    return Provider(
+        scheme=scheme,
+        url=_url(uri, scheme, environ, tls=options.get("tls") not in {"false", "0"}),
+        mount=mount,
+        namespace=unquote(parts.username or "") or variable(scheme, "NAMESPACE", environ),
+        kv=1 if kv == "1" else 2,
+        auth=auth,
+        auth_mount=auth_mount,
+        role=options.get("role") or variable(scheme, "JWT_ROLE", environ),
+    )
+
+
+def is_plain(path: str) -> bool:
+    """Tell whether a path means what it says: no part that is empty, ``.`` or ``..``, nothing encoded."""
+    return path.isprintable() and not set(path) & set("%\\?#") and not {"", ".", ".."} & set(path.split("/"))
+
+
+def variable(scheme: str, name: str, environ: Mapping[str, str]) -> str | None:
+    """Give what the environment says: BAO_<name>, else VAULT_<name>."""
+    return next(filter(None, (environ.get(prefix + name) for prefix in _VARIABLES[scheme])), None)
+
+
+def _url(uri: str, scheme: str, environ: Mapping[str, str], *, tls: bool) -> str:
+    parts = urlsplit(uri)
+    try:
+        port = parts.port
+    except ValueError:
+        _wrong("the port is not a number up to 65535")
+    if parts.hostname:
+        host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+        return f"{'https' if tls else 'http'}://{host}" + (f":{port}" if port else "")
+    given = urlsplit(variable(scheme, "ADDR", environ) or "")
+    if given.scheme not in {"http", "https"} or not given.hostname:
+        _wrong("has no host, and neither has BAO_ADDR or VAULT_ADDR")
+    return f"{given.scheme}://{given.netloc.rpartition('@')[2]}"
+
+
+def _wrong(what: str) -> NoReturn:
+    raise ConfigError(f"KENNEL_SECRETS: {what}; see deploy/kennel.env.example")
+
+
+class Login:
+    """One token for all requests: had when it is first needed, renewed in time, had anew once it is refused.
+
+    `client` is the hvac client that gets the token; `ask(operation, call)` sends one request of it and turns
+    everything but an answer of OpenBao's own into `Unavailable`. Threads may use it at once.
+    """
+
+    def __init__(
+        self,
+        where: Provider,
+        settings: Settings,
+        environ: Mapping[str, str],
+        client: Any,
+        ask: Callable[[str, Callable[[], requests.Response]], requests.Response],
+    ) -> None:
+        self._where = where
+        self._settings = settings
+        self._environ = environ
+        self._client = client
+        self._ask = ask
+        self._lock = threading.Lock()
+        self._token = ""
+        self._renew_at: float | None = (
+            None  # seconds, monotonic; None: it needs no renewal or cannot be renewed
+        )
+        self._ends_at: float | None = None
+
+    def token(self) -> str:
+        """Give a token that should be good for a request, logging in or renewing it first where needed.
+
+        Raises:
+            Unavailable: OpenBao is down, slow or sealed.
+            Rejected: it does not accept the credentials, or there are none.
+        """
+        with self._lock:
+            now = time.monotonic()
+            if (
+                not self._token
+                or (self._ends_at is not None and now >= self._ends_at)
+                or (self._renew_at is not None and now >= self._renew_at and not self._renew())
+            ):
+                self._log_in()
+            return self._token
+
+    def replace(self, refused: str) -> bool:
+        """Have another token instead of a refused one; False when there is no other to be had.
+
+        Raises:
+            Unavailable: OpenBao is down, slow or sealed.
+            Rejected: it does not accept the credentials.
+        """
+        with self._lock:
+            if self._token == refused:
+                self._log_in()
+            return self._token != refused
+
+    def _log_in(self) -> None:
+        began = time.monotonic()
+        mount, auth = self._where.auth_mount, self._client.auth
+        if self._where.auth == "token":
+            self._use(self._credential("token") or "")
+            self._look_up(began)
+            return
+        if self._where.auth == "jwt":
+            jwt, role = self._credential("jwt"), self._where.role
+            answer = self._ask("log in", lambda: auth.jwt.jwt_login(role, jwt, use_token=False, path=mount))
+        else:
+            role_id, secret_id = self._credential("role_id"), self._credential("secret_id", needed=False)
+            answer = self._ask(
+                "log in", lambda: auth.approle.login(role_id, secret_id, use_token=False, mount_point=mount)
+            )
+        if not answer.ok:
+            raise Rejected(
+                SYSTEM,
+                "log in",
+                f"{said(answer)}; check the {self._where.auth} credentials, and that auth/{mount} exists",
+            )
+        given = answer.json().get("auth") or {}
+        if not isinstance(given.get("client_token"), str):
+            raise Rejected(SYSTEM, "log in", "the answer holds no token; is multi-factor login asked for?")
+        self._use(given["client_token"])
+        self._lease(began, given.get("lease_duration"), renewable=bool(given.get("renewable")))
+
+    def _look_up(self, began: float) -> None:
+        """Learn when a given token ends; it is used as it is where it may not ask."""
+        answer = self._ask("look up the token", self._client.auth.token.lookup_self)
+        given = answer.json().get("data") or {} if answer.ok else {}
+        self._lease(began, given.get("ttl"), renewable=bool(given.get("renewable")))
+
+    def _renew(self) -> bool:
+        began = time.monotonic()
+        answer = self._ask("renew the token", self._client.auth.token.renew_self)
+        if not answer.ok:
+            return False
+        given = answer.json().get("auth") or {}
+        self._lease(began, given.get("lease_duration"), renewable=bool(given.get("renewable")))
+        return True
+
+    def _use(self, token: str) -> None:
+        self._token = self._client.token = token
+
+    def _lease(self, began: float, seconds: object, *, renewable: bool) -> None:
+        """Note how long the token is good for; 0 is for ever."""
+        lease = float(seconds) if isinstance(seconds, int | float) and seconds > 0 else None
+        fixed = self._where.auth == "token"  # logging in anew would give the same one
+        self._ends_at = began + lease if lease and not fixed else None
+        self._renew_at = began + lease * RENEW_AFTER if lease and renewable else None
+
+    def _credential(self, name: str, *, needed: bool = True) -> str | None:
+        setting = f"secrets_{name}_file"
+        path: Path | None = getattr(self._settings, setting)
+        found: str | None
+        if path is None:
+            found = variable(self._where.scheme, name.upper(), self._environ)
+        else:
+            try:
+                found = path.read_text().strip()
+            except (OSError, UnicodeDecodeError) as exc:
+                what = exc.strerror if isinstance(exc, OSError) else "is not text"
+                raise Rejected(SYSTEM, "log in", f"KENNEL_{setting.upper()}: {path}: {what}") from None
+        if not found and needed:
+            raise Rejected(SYSTEM, "log in", f"set KENNEL_{setting.upper()} to a file that holds it")
+        return found or None
+
+
+def said(answer: requests.Response) -> str:
+    """Give the status and OpenBao's own words, on one line."""
+    body = answer.json()
+    errors = body.get("errors") if isinstance(body, dict) else None
+    words = "; ".join(map(str, errors)) if isinstance(errors, list) else ""
+    return f"{answer.status_code} {' '.join(words.split())[:300]}".strip()
