@@ -54,6 +54,15 @@ class Checked:
     description: str
 
 
+@dataclass(frozen=True, slots=True)
+class Check:
+    """All secrets of a project in one environment; `problems` and `warnings` are sentences."""
+
+    secrets: tuple[Checked, ...]
+    problems: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
 class Secrets:
     """Reads from the provider of the settings. Threads may use it at once; one login serves them all."""
 
@@ -80,8 +89,8 @@ class Secrets:
         whole = {name: text for name, text in found.values.items() if name not in rest}
         return Resolved(whole, found.files, versions, rest)
 
-    def check(self, spec_text: str, project: str, profile: str) -> tuple[list[Checked], list[str]]:
-        """Tell of each secret where it comes from, and what is wrong in sentences.
+    def check(self, spec_text: str, project: str, profile: str) -> Check:
+        """Tell of each secret where it comes from, and what is wrong.
 
         Raises:
             BuildFailed: the file or a value cannot be used.
@@ -89,20 +98,24 @@ class Secrets:
         """
         spec, secrets = self._read_spec(spec_text, project, profile)
         found, _versions = self._look(spec, secrets, profile)
-        listed = [
-            Checked(
-                secret.name,
-                found.sources[secret.name],
-                secret.required,
-                None if secret.template else self._full(_address(spec, secret, profile)[0]),
-                secret.description,
-            )
-            for secret in secrets
-        ]
-        return listed, [*self._missing(spec, secrets, profile, found), *found.groups]
+        checked = []
+        for secret in secrets:
+            path = None if secret.template else self._full(_address(spec, secret, profile)[0])
+            source = found.sources[secret.name]
+            checked.append(Checked(secret.name, source, secret.required, path, secret.description))
+        problems = (*self._missing(spec, secrets, profile, found), *found.groups)
+        return Check(tuple(checked), problems, spec.warnings)
 
     def changed(self, versions: Mapping[str, int]) -> bool:
-        """Tell whether anything that `resolve` looked at is another version now, or is there now, or is gone.
+        """Tell whether `changed_paths` would name any.
+
+        Raises:
+            Unavailable, Rejected: as in `resolve`.
+        """
+        return bool(self.changed_paths(versions))
+
+    def changed_paths(self, versions: Mapping[str, int]) -> frozenset[str]:
+        """Name those of `versions` that are another version now, or are there now, or are gone.
 
         Of KV v2 only metadata is read; v1 has none, so there entries are read.
 
@@ -110,17 +123,16 @@ class Secrets:
             Unavailable, Rejected: as in `resolve`.
         """
         if not versions:
-            return False
+            return frozenset()
         openbao = self._reader()
-        prefix = f"{openbao.mount}/"
-        if not all(path.startswith(prefix) for path in versions):
-            return True  # another mount was configured since
-        paths = [path.removeprefix(prefix) for path in versions]
+        paths = {path: path.removeprefix(f"{openbao.mount}/") for path in versions}
+        if any(path == below for path, below in paths.items()):
+            return frozenset(versions)  # another mount was configured since
         if openbao.where.kv == 1:
-            now = {path: self._version(entry) for path, entry in openbao.read(paths).items()}
+            now = {path: self._version(entry) for path, entry in openbao.read(paths.values()).items()}
         else:
-            now = {path: version or 0 for path, version in openbao.versions(paths).items()}
-        return any(now[path.removeprefix(prefix)] != version for path, version in versions.items())
+            now = {path: version or 0 for path, version in openbao.versions(paths.values()).items()}
+        return frozenset(path for path, version in versions.items() if now[paths[path]] != version)
 
     def write(self, project: str, profile: str, key: str, value: str) -> bool:
         """Store a value where secretspec looks for it; returns whether it was another one before.

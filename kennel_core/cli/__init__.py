@@ -11,7 +11,7 @@ import sys
 import click
 
 from kennel_core import logs
-from kennel_core.cli import build, deployment, migrate, passes, project, webhook
+from kennel_core.cli import build, deployment, migrate, passes, project, secrets, webhook
 from kennel_core.cli.context import SettingsError
 from kennel_core.errors import (
     BadSignature,
@@ -45,6 +45,7 @@ def kennel() -> None:
 for command in (
     migrate.migrate,
     project.project,
+    secrets.secrets,
     build.build,
     deployment.deployment,
     passes.plan,

@@ -17,6 +17,8 @@ STYLES = {
     "done": "green",
     "live": "green",
     "active": "green",
+    "set": "green",
+    "missing": "red",
     "built": "cyan",
     "building": "cyan",
     "queued": "yellow",
