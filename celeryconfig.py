@@ -22,7 +22,11 @@ task_ignore_result = True
 task_create_missing_queues = False
 task_queues = [Queue("builds"), Queue("reconcile")]
 task_default_queue = "reconcile"
-task_routes = {"kennel.build": {"queue": "builds"}, "kennel.reconcile": {"queue": "reconcile"}}
+task_routes = {
+    "kennel.build": {"queue": "builds"},
+    "kennel.reconcile": {"queue": "reconcile"},
+    "kennel.look": {"queue": "reconcile"},
+}
 
 imports = ["kennel_tasks.tasks"]
 task_acks_late = True  # a clean stop gives the message back at once
@@ -37,5 +41,10 @@ worker_send_task_events = True  # flower lists tasks by these
 
 beat_schedule = {
     "pass": {"task": "kennel.reconcile", "schedule": 30.0, "options": {"expires": 25}},
+    "look": {
+        "task": "kennel.look",
+        "schedule": _settings.secrets_interval,
+        "options": {"expires": _settings.secrets_interval},
+    },
 }
-beat_scheduler = "celery.beat:Scheduler"  # one fixed entry: nothing to keep on disk
+beat_scheduler = "celery.beat:Scheduler"  # fixed entries: nothing to keep on disk

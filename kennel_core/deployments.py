@@ -6,7 +6,7 @@ become live) or in `roll_back` (live becomes the columns), all rows of a build t
 
 from typing import Any
 
-from kennel_core import naming, ports
+from kennel_core import builds, naming, ports
 from kennel_core.environment import Environment, of_ref
 from kennel_core.errors import BuildFailed, NotFound
 from kennel_core.models import Build, Deployment, Kind, Project
@@ -27,6 +27,9 @@ VERSIONED = (
     "spa",
     "command",
     "health",
+    "resources",
+    "oidc",
+    "inputs",
     "unit",
     "port",
 )  # the columns that a rollout changes, and `live` keeps
@@ -72,6 +75,14 @@ def builds_named() -> set[int]:
     return {number for build, live in rows for number in (build, (live or {}).get("build")) if number}
 
 
+def live_build(project_id: int, ref: str) -> Build | None:
+    """Return the build that a ref runs, with its outputs; None when nothing of it is live."""
+    row = Deployment.get_or_none(
+        Deployment.project == project_id, Deployment.ref == ref, Deployment.live.is_null(is_null=False)
+    )
+    return None if row is None else builds.get(row.live["build"])
+
+
 def write_rows(build: Build, outputs: Outputs, settings: Settings, now: float) -> None:
     """Write the rows that a build wants, inside the caller's `db.write()`.
 
@@ -92,6 +103,7 @@ def write_rows(build: Build, outputs: Outputs, settings: Settings, now: float) -
         row.name: row
         for row in Deployment.select().where(Deployment.project == project, Deployment.ref == build.ref)
     }
+    needed = _needed(outputs, settings)
     for item in items:
         custom = item.custom_domain if environment is Environment.PROD else None
         row = old.get(item.name) or Deployment(project=project, ref=build.ref, name=item.name, created_at=now)
@@ -105,21 +117,53 @@ def write_rows(build: Build, outputs: Outputs, settings: Settings, now: float) -
         row.alias_host = _alias(settings, project.name, build.ref, row) if len(items) == 1 else None
         row.custom_domain = _claimed(custom, row, settings) if custom else None
         row.updated_at = now
+        row.inputs = None
         if isinstance(item, ServiceOutput):
-            _describe_service(row, item, settings, hosts)
+            row.spa, row.command, row.resources, row.oidc = False, item.command, needed, item.oidc
+            row.health = {"path": item.health_path, "timeout": item.health_timeout or settings.health_timeout}
+            _name_unit(row, ((row.live or {}).get("inputs") or {}).get("digest", ""), hosts, settings)
         else:
-            row.spa, row.command, row.health, row.unit, row.port = item.spa, None, None, None, None
+            row.spa, row.command, row.resources, row.oidc = item.spa, None, [], None
+            row.health, row.unit, row.port = None, None, None
         row.save()
 
 
-def _describe_service(
-    row: Deployment, item: ServiceOutput, settings: Settings, hosts: dict[str, str]
-) -> None:
-    row.spa = False
-    row.command = item.command
-    row.health = {"path": item.health_path, "timeout": item.health_timeout or settings.health_timeout}
-    digest = naming.digest(*item.command, *configuration(row, row.__data__, hosts, settings))
-    revision = naming.revision(row.project_id, row.ref, row.name, row.store_path, digest)
+def _needed(outputs: Outputs, settings: Settings) -> list[str]:
+    """Name the kinds of resources that the services of a build get.
+
+    A file that predates the field gets all there are, as it did then.
+    """
+    offered = settings.resources
+    if outputs.resources is None:
+        return sorted(kind for kind, configured in offered.items() if configured)
+    if absent := sorted(kind for kind in outputs.resources if not offered.get(kind, True)):
+        variables = ", ".join({"garage": "KENNEL_GARAGE_ADMIN"}.get(k, f"KENNEL_{k.upper()}") for k in absent)
+        raise BuildFailed(
+            PHASE,
+            f"kennel.json asks for {' and '.join(absent)}, which this host does not offer; "
+            f"take it out of devenv.nix, or ask its operator to set {variables}",
+        )
+    return sorted({kind for kind in outputs.resources if kind in offered})
+
+
+def configured(row: Deployment, inputs: dict[str, Any], settings: Settings) -> None:
+    """Note what a service will be told, and name its unit by it: inside the caller's `db.write()`.
+
+    Raises:
+        BuildFailed: no port is free.
+    """
+    siblings = Deployment.select(Deployment.name, Deployment.host).where(
+        Deployment.project == row.project_id, Deployment.ref == row.ref, Deployment.build == row.build_id
+    )
+    row.inputs = inputs
+    _name_unit(row, inputs["digest"], {item.name: item.host for item in siblings}, settings)
+    row.save(only=[Deployment.inputs, Deployment.unit, Deployment.port])
+
+
+def _name_unit(row: Deployment, inputs: str, hosts: dict[str, str], settings: Settings) -> None:
+    """Name the unit by all that makes it what it is, `inputs` being their digest, and give it a port."""
+    parts = [*row.command, *configuration(row, row.__data__, hosts, settings), *([inputs] if inputs else [])]
+    revision = naming.revision(row.project_id, row.ref, row.name, row.store_path, naming.digest(*parts))
     unit = naming.unit(row.project.name, row.ref, row.name, revision)
     live = row.live or {}
     if unit == live.get("unit"):
@@ -224,7 +268,15 @@ def roll_back(build: Build) -> None:
             host=f"{row.id}.invalid", alias_host=None, custom_domain=None, unit=None, port=None
         ).where(Deployment.id == row.id).execute()
     for row in restored:
-        Deployment.update(**row.live).where(Deployment.id == row.id).execute()
+        live = _refusing(row.live, row.inputs)
+        Deployment.update(**live, live=live).where(Deployment.id == row.id).execute()
+
+
+def _refusing(live: dict[str, Any], inputs: dict[str, Any] | None) -> dict[str, Any]:
+    """Remember what a service did not come up with, so that it is not tried again by itself."""
+    if not live["inputs"] or not inputs or inputs["digest"] == live["inputs"]["digest"]:
+        return live
+    return live | {"inputs": live["inputs"] | {"refused": inputs["digest"]}}
 
 
 def snapshot(row: Deployment) -> dict[str, Any]:

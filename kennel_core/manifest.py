@@ -12,15 +12,16 @@ from typing import Annotated, Any, NoReturn
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from kennel_core.errors import BuildFailed
+from kennel_core.oidc import redirect_path
 
 PHASE = "discover"
 VERSION = 1
 DEFAULT_HEALTH_PATH = "/api/health"
 RESOURCES = frozenset({"postgres", "valkey", "garage"})
 HEALTH_TIMEOUT_MAX_S = 600
+REDIRECT_PATHS_MAX = 20
 
 _DOMAIN = re.compile(r"(?=.{4,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
-_KNOWN_BESIDE = {"services": {"oidc"}}  # an older generation's; nothing here acts on it
 
 
 def _name(value: str) -> str:
@@ -82,6 +83,15 @@ class HealthCheck(_Frozen):
     timeout: Annotated[float, Field(gt=0, le=HEALTH_TIMEOUT_MAX_S)] | None = None
 
 
+class Oidc(_Frozen):
+    """A service whose users log in. `redirect_paths` are the paths that a login may come back to."""
+
+    redirect_paths: Annotated[
+        list[Annotated[str, AfterValidator(redirect_path)]],
+        Field(min_length=1, max_length=REDIRECT_PATHS_MAX),
+    ]
+
+
 Health = Annotated[HealthCheck | None, BeforeValidator(_health), Field(alias="health_check")]
 
 
@@ -92,6 +102,7 @@ class Service(_Frozen):
     health: Annotated[HealthCheck | None, BeforeValidator(_health), Field(alias="health_check")] = (
         HealthCheck()
     )
+    oidc: Oidc | None = None
 
 
 class Site(_Frozen):
@@ -180,7 +191,6 @@ def _unknown(raw: dict[str, Any]) -> Iterator[str]:
     for group, model in (("services", Service), ("static_sites", Site)):
         entries = raw.get(group)
         known = {field.alias or name for name, field in model.model_fields.items()}
-        known |= _KNOWN_BESIDE.get(group, set())
         for name, entry in entries.items() if isinstance(entries, dict) else ():
             for key in sorted(entry.keys() - known) if isinstance(entry, dict) else ():
                 yield f"kennel.json: {group}.{plain(name)}.{plain(key)} is not known here and is ignored"

@@ -110,6 +110,7 @@ class Deployment(Base):
     name = peewee.CharField()
     kind = peewee.CharField()
     environment = peewee.CharField()
+    build_id: int
     build = peewee.ForeignKeyField(Build, backref="deployments")
     commit = peewee.CharField(max_length=64)
     store_path = peewee.CharField()
@@ -120,6 +121,9 @@ class Deployment(Base):
     spa = peewee.BooleanField(default=False)
     command: Any = JSONField(null=True)  # argv of a service
     health: Any = JSONField(null=True)  # {"path": str | null, "timeout": seconds} of a service
+    resources: Any = JSONField(null=True)  # kinds that the ref's services need: see `kennel_core.provision`
+    oidc: Any = JSONField(null=True)  # redirect paths of a service
+    inputs: Any = JSONField(null=True)  # see `kennel_core.inputs.Inputs.noted`; null: not gathered yet
     unit = peewee.CharField(null=True, unique=True)
     port = peewee.IntegerField(null=True, unique=True)
     live: Any = JSONField(null=True)
@@ -148,14 +152,24 @@ class Delivery(Base):
 
 
 class Resource(Base):
-    """Something outside that Kennel made, noted before it is made. Only what stands here is ever removed."""
+    """Something outside that Kennel made, noted before it is made. Only what stands here is ever removed.
+
+    The owner is a ref of a project that may itself be gone, so `project_id` is no foreign key.
+    """
 
     id = peewee.AutoField()
-    kind = peewee.CharField()  # "unit"
+    kind = peewee.CharField()  # "unit", "oidc", or a provisioner's
     name = peewee.CharField()
     port = peewee.IntegerField(null=True)  # where a unit listens, to see when its connections have ended
+    project_id: Any = peewee.IntegerField(null=True)  # the owner's; null for units of older versions
+    project: Any = peewee.CharField(null=True)  # the repository's name
+    ref: Any = peewee.CharField(null=True)
+    environment: Any = peewee.CharField(null=True)
+    state: Any = JSONField(default=dict)  # what a provisioner remembers; never a secret
     created_at = peewee.FloatField(default=time.time)
+    made_at = peewee.FloatField(null=True)  # when it was first whole
     unwanted_at = peewee.FloatField(null=True)  # since when no row names it
+    confirmed_at = peewee.FloatField(null=True)  # when an operator said that its data may go
 
     class Meta:
         table_name = "resources"

@@ -8,7 +8,10 @@ class _Frozen(BaseModel):
 
 
 class ServiceOutput(_Frozen):
-    """A process. `health_path` None means no check; `health_timeout` (seconds) None means the setting's."""
+    """A process. `health_path` None means no check; `health_timeout` (seconds) None means the setting's.
+
+    `oidc` are the paths that a login may come back to; None: it has no logins.
+    """
 
     name: str
     store_path: str
@@ -16,6 +19,7 @@ class ServiceOutput(_Frozen):
     custom_domain: str | None = None
     health_path: str | None = None
     health_timeout: float | None = None
+    oidc: list[str] | None = None
 
 
 class SiteOutput(_Frozen):
@@ -31,10 +35,12 @@ class Outputs(_Frozen):
     """Everything a build made.
 
     `config_path` is the folder with kennel.json, the working directory of services. `resources` None means
-    that the project does not say which it needs: its module is older than the field.
+    that the project does not say which it needs: its module is older than the field. `origin` is the build
+    whose GC roots hold the store paths, when that is another one.
     """
 
     config_path: str
+    origin: int | None = None
     preview_deployments: bool = True
     resources: list[str] | None = None
     services: list[ServiceOutput] = []

@@ -6,8 +6,10 @@ from typing import Any
 from kennel_core import deployments
 from kennel_core.adapters import health, journal
 from kennel_core.adapters.systemd import Systemd
+from kennel_core.adapters.unit_files import UnitFiles
 from kennel_core.errors import Conflict, NotFound, RequestError
 from kennel_core.models import Deployment, Kind
+from kennel_core.redaction import Redactor
 from kennel_core.settings import Settings
 
 PROBE_TIMEOUT_S = 2.0
@@ -59,8 +61,9 @@ def deployment_logs(
 ) -> Iterator[str]:
     """Return the last `lines` log lines of a deployment, without line ends; needs a database connection.
 
-    Reading the result needs none. `since` is a time or an age (see `journal.parse_since`). With `follow`
-    it goes on for ever and yields "" about every second, so that the caller can stop.
+    Reading the result needs none. Secrets that its units were told are replaced. `since` is a time or an age
+    (see `journal.parse_since`). With `follow` it goes on for ever and yields "" about every second, so that
+    the caller can stop.
 
     Raises:
         NotFound: there is no such deployment.
@@ -75,9 +78,17 @@ def deployment_logs(
     except ValueError as exc:
         raise RequestError(f"since: {exc}") from exc
     row = _service(deployment_id)
-    return journal.read(
+    told = UnitFiles(settings.inputs_dir)
+    redactor = Redactor(value for unit in _units(row) for value in told.values(unit))
+    found = journal.read(
         row.id, row.unit, lines=lines, since=since, follow=follow, directory=settings.journal_dir
     )
+    return (redactor.redact(line) for line in found)
+
+
+def _units(row: Deployment) -> set[str]:
+    """Name the units of a service: the one that serves, and the one that is to."""
+    return {unit for unit in (row.unit, (row.live or {}).get("unit")) if unit}
 
 
 def _service(deployment_id: int) -> Deployment:

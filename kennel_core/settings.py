@@ -173,6 +173,11 @@ class Settings(pydantic.BaseModel):
         return self.state_dir / "builds"
 
     @property
+    def inputs_dir(self) -> Path:
+        """Where units read their secrets from."""
+        return self.runtime_dir / "inputs"
+
+    @property
     def reconcile_lock(self) -> Path:
         """The file whose lock makes a pass the only one."""
         return self.runtime_dir / "reconcile.lock"
@@ -187,6 +192,15 @@ class Settings(pydantic.BaseModel):
         """The ports a service may get."""
         first, last = map(int, self.ports.split("-"))
         return range(first, last + 1)
+
+    @property
+    def resources(self) -> dict[str, bool]:
+        """Which kinds of resources there are, and whether each is configured."""
+        return {
+            "postgres": bool(self.postgres),
+            "valkey": bool(self.valkey),
+            "garage": bool(self.garage_admin),
+        }
 
     def url(self, host: str) -> str:
         """Give the URL that a browser uses for `host`."""

@@ -1,4 +1,4 @@
-"""The two tasks. A message carries an id at most; the database has the rest."""
+"""The tasks. A message carries an id at most; the database has the rest."""
 
 import time
 from collections.abc import Iterator
@@ -8,6 +8,7 @@ import structlog
 
 from kennel_core import db, lease, metrics, pipeline, reconcile
 from kennel_core.errors import AdapterError, ConfigError
+from kennel_core.reconcile import rotation
 from kennel_core.reconcile.backoff import Backoff
 from kennel_core.reconcile.host import LocalHost
 from kennel_tasks.app import app, settings
@@ -42,6 +43,13 @@ def run_pass() -> str:
     """Bring the host in step with the rows. Never retried: the next tick is the retry."""
     with _connected():
         return reconcile.converge(settings, _doorbell, _host, _backoff).result
+
+
+@app.task(name="kennel.look", throws=(Failed,))
+def look() -> str:
+    """Look for secrets and logins that changed outside. Never retried, as a pass."""
+    with _connected():
+        return rotation.look(settings, _doorbell, _host).result
 
 
 @contextmanager

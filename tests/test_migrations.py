@@ -1,3 +1,4 @@
+import json
 import re
 import sqlite3
 from importlib import import_module
@@ -6,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from kennel_core import db, migrations
+from kennel_core.deployments import VERSIONED, snapshot
 from kennel_core.errors import ConfigError, Unavailable
-from kennel_core.models import TABLES, Project
+from kennel_core.models import TABLES, Deployment, Project
 from kennel_core.settings import Settings
 
 
@@ -18,14 +20,25 @@ def path(settings: Settings) -> Path:
     return settings.database
 
 
-def schema(path: Path) -> set[tuple[str, str, str]]:
-    """Read the file's tables and indexes, whatever the line breaks of their SQL."""
+def schema(path: Path) -> set[tuple[object, ...]]:
+    """Read the file's columns, foreign keys, indexes and checks, whatever the order of its columns."""
     with sqlite3.connect(path) as connection:
-        rows = connection.execute(
-            "SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL"
-        ).fetchall()
+        tables = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table'").fetchall()
+        found: set[tuple[object, ...]] = set()
+        for table, sql in tables:
+            columns = connection.execute(f"PRAGMA table_info({table})").fetchall()
+            found |= {
+                (table, "column", name, kind, not_null, key) for _, name, kind, not_null, _, key in columns
+            }
+            keys = connection.execute(f"PRAGMA foreign_key_list({table})").fetchall()
+            found |= {(table, "foreign key", *key[2:]) for key in keys}
+            found |= {
+                (table, "check", check) for check in re.findall(r"CHECK \(.*?\)\)", " ".join(sql.split()))
+            }
+        indexes = connection.execute("SELECT tbl_name, name, sql FROM sqlite_master WHERE type = 'index'")
+        found |= {(table, "index", name, sql) for table, name, sql in indexes}
     connection.close()
-    return {(kind, name, re.sub(r"\s+", " ", sql).replace("( ", "(")) for kind, name, sql in rows}
+    return found
 
 
 def execute(path: Path, *statements: str) -> None:
@@ -101,7 +114,7 @@ def test_another_programs_file_is_refused(path: Path) -> None:
     assert "another program's database" in refusal()
     with pytest.raises(ConfigError, match="another program's database"):
         migrations.migrate(path)
-    assert {name for _kind, name, _sql in schema(path)} == {"theirs"}
+    assert {table for table, *_ in schema(path)} == {"theirs"}
 
 
 def test_a_file_with_tables_and_no_version_is_refused(path: Path) -> None:
@@ -131,12 +144,42 @@ def test_an_interrupted_migration_is_continued_by_the_next_run(
     monkeypatch.setattr(script, "SQL", (*whole[:2], "CREATE TABLE builds (nonsense"))
     with pytest.raises(Unavailable):
         migrations.migrate(path)
-    assert schema(path) == set()
+    assert not any("inputs" in part for part in schema(path))
     monkeypatch.setattr(script, "SQL", whole)
 
     assert migrations.migrate(path) == (migrations.LATEST - 1, migrations.LATEST)
     with db.connection():
         assert Project.select().count() == 0
+
+
+def test_what_runs_before_an_upgrade_is_not_rolled_out_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrations, "SCRIPTS", migrations.SCRIPTS[:1])
+    monkeypatch.setattr(migrations, "LATEST", 1)
+    migrations.migrate(path)
+    live = {name: None for name in VERSIONED if name not in {"resources", "oidc", "inputs"}}
+    live |= {"build": 1, "commit": "c", "store_path": "/s", "config_path": "/c", "host": "h", "spa": False}
+    with sqlite3.connect(path) as old:
+        old.execute("INSERT INTO projects VALUES (1, 'acme', 'shop', 'u', 'main', 1, 0)")
+        old.execute(
+            'INSERT INTO builds (id, project_id, ref, "commit", status, cancel_requested, attempt,'
+            " created_at) VALUES (1, 1, 'main', 'c', 'done', 0, 1, 0)"
+        )
+        old.execute(
+            'INSERT INTO deployments (id, project_id, ref, name, kind, environment, build_id, "commit",'
+            " store_path, config_path, host, spa, live, created_at, updated_at)"
+            " VALUES (1, 1, 'main', 'api', 'service', 'prod', 1, 'c', '/s', '/c', 'h', 0, ?, 0, 0)",
+            [json.dumps(live)],
+        )
+    old.close()
+    monkeypatch.undo()
+    migrations.migrate(path)
+
+    with db.connection():
+        [row] = Deployment.select()
+        assert row.live == snapshot(row)
+        assert row.inputs == {"digest": "", "versions": {}}
 
 
 def test_a_locked_file_is_waited_for_and_then_named(path: Path) -> None:

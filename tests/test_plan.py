@@ -5,13 +5,18 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kennel_core.environment import Environment
+from kennel_core.provision import Owner
 from kennel_core.reconcile.backoff import FIRST_S, FORGIVEN_AFTER_S, LONGEST_S, Backoff
 from kennel_core.reconcile.plan import Actual, Desired, Health, Plan, diff
 from kennel_core.reconcile.rollout import SETTLED_S, Seen, Verdict, judge
 
 OLD, NEW, FOREIGN = "kennel-a-old.service", "kennel-a-new.service", "kennel-but-not-ours.service"
+OWNER = Owner(1, "shop", "main", Environment.PROD, ("api",))
 ROW = Desired(
     id=1,
+    name="api",
+    owner=OWNER,
     build_id=7,
     rollout=False,
     hosts=("a.example.org",),
@@ -21,7 +26,15 @@ ROW = Desired(
     environment={"KENNEL_SERVICE": "api"},
     health=Health("/api/health", 60),
 )
-SITE = Desired(id=2, build_id=7, rollout=False, hosts=("b.example.org",), store_path="/nix/store/b")
+SITE = Desired(
+    id=2,
+    name="docs",
+    owner=OWNER,
+    build_id=7,
+    rollout=False,
+    hosts=("b.example.org",),
+    store_path="/nix/store/b",
+)
 
 
 def actual(made: tuple[str, ...] = (), **states: str) -> Actual:

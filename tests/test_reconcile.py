@@ -570,7 +570,7 @@ def test_a_pass_killed_while_it_leads_hosts_is_finished_by_the_next(
 def test_a_unit_of_a_database_that_was_put_back_is_taken_over(world: World) -> None:
     world.build(world.service("one"))
     world.converge()
-    resources.forget_units(world.units())
+    resources.forget(unit.id for unit in resources.units().values())
 
     world.converge()
     assert resources.units().keys() == world.units().keys()
@@ -637,7 +637,7 @@ def test_a_live_service_finds_another_port_too_when_it_comes_back(world: World) 
 def test_a_unit_that_is_wanted_again_has_its_time_to_drain_again(world: World) -> None:
     world.build(world.service("one"))
     world.converge()
-    resources.unwanted(world.units(), 1.0)
+    resources.unwanted((unit.id for unit in resources.units().values()), 1.0)
 
     world.converge()
 

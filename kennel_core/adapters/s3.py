@@ -5,6 +5,7 @@ Source: https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html a
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, unquote
@@ -17,7 +18,8 @@ from requests_aws4auth import AWS4Auth
 from kennel_core.errors import Rejected, Unavailable
 
 TIMEOUT_S = 30.0
-BATCH = 1_000  # objects of one listing and one DeleteObjects, as S3 has it
+PAGE = 1_000  # objects of one listing, as S3 has it
+AT_ONCE = 4  # calls to delete a page: Garage takes half the time of one call, and half the CPU
 
 
 @dataclass
@@ -51,18 +53,18 @@ class Bucket:
             Rejected: the server refused; its own words are in the error.
         """
         deleted = 0
-        with self._session:
+        with self._session, ThreadPoolExecutor(AT_ONCE) as threads:
             for keys in self._pages():
                 if time.monotonic() > until:
                     more = f"{deleted} objects deleted, there are more: the next pass goes on"
                     raise Unavailable("s3", "empty the bucket", more)
-                self._delete(keys)
+                list(threads.map(self._delete, [keys[part::AT_ONCE] for part in range(AT_ONCE)]))
                 deleted += len(keys)
         return deleted
 
     def _pages(self) -> Iterator[list[str]]:
         """Give the keys of all objects, page by page, until there are no more."""
-        query = {"list-type": "2", "encoding-type": "url", "max-keys": str(BATCH)}
+        query = {"list-type": "2", "encoding-type": "url", "max-keys": str(PAGE)}
         token: str | None = None
         while True:
             more = {"continuation-token": token} if token else {}

@@ -35,6 +35,7 @@ def outputs(job: Job, discovered: Discovered, paths: Mapping[str, str]) -> Outpu
                 custom_domain=service.custom_domain,
                 health_path=service.health.path if service.health else None,
                 health_timeout=service.health.timeout if service.health else None,
+                oidc=service.oidc.redirect_paths if service.oidc else None,
             )
             for name, service in manifest.services.items()
         ],

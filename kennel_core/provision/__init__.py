@@ -10,6 +10,18 @@ from typing import Any, Protocol
 
 from kennel_core.environment import Environment
 
+SECRET = frozenset(  # the variables that hold a secret, or may
+    {
+        "AWS_SECRET_ACCESS_KEY",
+        "DATABASE_URL",
+        "OIDC_CLIENT_SECRET",
+        "PGPASSWORD",
+        "REDIS_URL",
+        "S3_SECRET_KEY",
+        "VALKEY_URL",
+    }
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Owner:

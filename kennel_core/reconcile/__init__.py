@@ -6,10 +6,19 @@ pass, which `Report.again` asks for at once. What a pass must know of earlier on
 
 import time
 
-from kennel_core import builds, metrics, resources
+from kennel_core import builds, custom_domains, metrics, resources
 from kennel_core.doorbell import Doorbell
 from kennel_core.errors import AdapterError
-from kennel_core.reconcile import leftovers, promotion, routes, services
+from kennel_core.reconcile import (
+    configuration,
+    leftovers,
+    logins,
+    promotion,
+    provisioning,
+    rotation,
+    routes,
+    services,
+)
 from kennel_core.reconcile.backoff import Backoff
 from kennel_core.reconcile.desired import wanted
 from kennel_core.reconcile.host import Host, only_one
@@ -57,18 +66,42 @@ def run_pass(settings: Settings, doorbell: Doorbell, host: Host, backoff: Backof
     for build_id in rung:
         doorbell.build(build_id)
     try:
-        state = State(settings, host, wanted(settings), host.units(), resources.units())
+        state = State(settings, host, wanted(settings), host.units(), resources.units(), resources.owned())
     except AdapterError:
         metrics.pass_ended("error", time.monotonic() - began)
         raise
     state.report.rung = rung
-    ended = services.start(state, backoff)
+    provided = provisioning.ensure(state)
+    logins.settle(state)
+    unready = configuration.settle(state, provided)
+    ended = services.start(state, backoff, unready)
     promoted = promotion.settle(state, ended)
     if _lead(state, promoted):
         promotion.go_live(state, promoted)
         services.stop(state)
+        provisioning.remove(state)
+    _list_domains(state)
+    _redeploy(state, provided)
     metrics.pass_ended(state.report.result, time.monotonic() - began)
     return state.report
+
+
+def _list_domains(state: State) -> None:
+    """Tell others which custom domains are live."""
+    if path := state.settings.custom_domains_file:
+        try:
+            custom_domains.write(path, (row.custom_domain for row in state.rows.live if row.custom_domain))
+        except AdapterError as exc:
+            state.report.error("custom domains", exc)
+
+
+def _redeploy(state: State, provided: provisioning.Provided) -> None:
+    """Roll out again what was repaired, or can now be told what it started without."""
+    repaired = [row for row in state.rows.live if (row.owner.project_id, row.owner.ref) in provided.changed]
+    incomplete = [row for row in state.rows.live if (row.inputs or {}).get("missing")]
+    rotation.redeploy_changed(state, [row for row in repaired if row.unit], "a resource was made anew")
+    rotation.redeploy_changed(state, incomplete, "its logins can be had now")
+    state.report.again = state.report.again or bool(state.report.redeployed)
 
 
 def _lead(state: State, promoted: promotion.Promoted) -> bool:

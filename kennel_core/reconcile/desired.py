@@ -1,13 +1,15 @@
 """The rows as the planner sees them: what is live, and what is being rolled out."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from kennel_core import builds
 from kennel_core.deployments import snapshot
-from kennel_core.models import Build, Deployment, Project
+from kennel_core.environment import Environment
+from kennel_core.models import Build, Deployment, Kind, Project
+from kennel_core.provision import Owner
 from kennel_core.reconcile.plan import Desired, Health
 from kennel_core.service_environment import environment
 from kennel_core.settings import Settings
@@ -35,21 +37,40 @@ def wanted(settings: Settings) -> Wanted:
     hosts: dict[tuple[int, str], dict[str, str]] = defaultdict(dict)
     for row in rows:
         hosts[row.project_id, row.ref][row.name] = row.host
+    owners = _owners(rows)
     live, rollouts = [], []
     for row in rows:
-        siblings = hosts[row.project_id, row.ref]
+        siblings, owner = hosts[row.project_id, row.ref], owners[row.project_id, row.ref]
         current = snapshot(row)
         if row.live is not None:
-            live.append(_desired(row, row.live, siblings, settings, rollout=False))
+            live.append(_desired(row, row.live, siblings, owner, settings, rollout=False))
         if row.live != current:
-            rollouts.append(_desired(row, current, siblings, settings, rollout=True))
+            rollouts.append(_desired(row, current, siblings, owner, settings, rollout=True))
     return Wanted(tuple(live), tuple(rollouts), rolling)
 
 
-def _desired(
+def _owners(rows: Iterable[Deployment]) -> dict[tuple[int, str], Owner]:
+    """Put together the refs with their services, whatever their versions."""
+    refs: dict[tuple[int, str], list[Deployment]] = defaultdict(list)
+    for row in rows:
+        refs[row.project_id, row.ref].append(row)
+    return {
+        (project_id, ref): Owner(
+            project_id,
+            own[0].project.name,
+            ref,
+            Environment(own[0].environment),
+            tuple(sorted(row.name for row in own if row.kind == Kind.SERVICE)),
+        )
+        for (project_id, ref), own in refs.items()
+    }
+
+
+def _desired(  # noqa: PLR0913  # what a row does not hold by itself
     row: Deployment,
     version: Mapping[str, Any],
     hosts: Mapping[str, str],
+    owner: Owner,
     settings: Settings,
     *,
     rollout: bool,
@@ -57,6 +78,8 @@ def _desired(
     health = version["health"] or {}
     return Desired(
         id=row.id,
+        name=row.name,
+        owner=owner,
         build_id=version["build"],
         rollout=rollout,
         hosts=tuple(filter(None, (version["host"], version["alias_host"], version["custom_domain"]))),
@@ -69,4 +92,8 @@ def _desired(
         working_directory=version["config_path"],
         health=Health(health["path"], health["timeout"]) if health else None,
         project=row.project.full_name,
+        resources=frozenset(version["resources"] or ()),
+        oidc=tuple(version["oidc"] or ()),
+        custom_domain=version["custom_domain"],
+        inputs=version["inputs"],
     )

@@ -1,25 +1,27 @@
 """What a pass does to the machine: a dull layer over the adapters."""
 
+import dataclasses
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
-from kennel_core import ports
+from kennel_core import env_file, naming, ports
 from kennel_core.adapters import health, journal
 from kennel_core.adapters.caddy import Caddy
 from kennel_core.adapters.systemd import Systemd
 from kennel_core.adapters.targets import Targets
-from kennel_core.adapters.unit_spec import UnitSpec, dynamic_user
+from kennel_core.adapters.unit_files import UnitFiles
+from kennel_core.adapters.unit_spec import UnitSpec
 from kennel_core.errors import AdapterError, Unavailable
+from kennel_core.inputs import Inputs
+from kennel_core.provision.servers import Servers, each
 from kennel_core.reconcile.plan import Desired
 from kennel_core.settings import Settings
-
-T = TypeVar("T")
 
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 30.0
@@ -33,6 +35,16 @@ class Host(Protocol):
     def units(self) -> dict[str, str]:
         """Return systemd's ActiveState of every kennel unit, by name."""
 
+    @property
+    def servers(self) -> Servers:
+        """The servers that resources, secrets and logins come from."""
+
+    def each_tell(self, units: Sequence[tuple[str, Inputs]]) -> list[AdapterError | None]:
+        """Write the files that units read their secrets from."""
+
+    def told(self, unit: str) -> list[bytes]:
+        """Return the secrets that a unit was told."""
+
     def each_start(self, rows: Sequence[Desired]) -> list[AdapterError | None]:
         """Start units, side by side; quiet for one that runs."""
 
@@ -40,7 +52,7 @@ class Host(Protocol):
         """Ask services until they are healthy (None), for `window` seconds at most; else what was seen."""
 
     def each_stop(self, names: Sequence[str]) -> list[AdapterError | None]:
-        """Stop units, side by side; quiet for one that is gone."""
+        """Stop units and remove their files, side by side; quiet for one that is gone."""
 
     def tail(self, unit: str) -> list[str]:
         """Return the last lines that a unit wrote."""
@@ -74,15 +86,25 @@ class LocalHost:
         self._settings = settings
         self._caddy = Caddy(settings.caddy_admin, settings.caddy_server)
         self._targets = Targets(settings.targets_dir)
+        self._files = UnitFiles(settings.inputs_dir)
+        self.servers = Servers(settings)
 
     def units(self) -> dict[str, str]:
         """See `Host`: one D-Bus call."""
         with Systemd(self._settings.bus) as systemd:
             return systemd.units()
 
+    def each_tell(self, units: Sequence[tuple[str, Inputs]]) -> list[AdapterError | None]:
+        """See `Host`."""
+        return each(lambda told: self._tell(*told), units)
+
+    def told(self, unit: str) -> list[bytes]:
+        """See `Host`."""
+        return self._files.values(unit)
+
     def each_start(self, rows: Sequence[Desired]) -> list[AdapterError | None]:
         """See `Host`."""
-        return _each(self._start, rows)
+        return each(self._start, rows)
 
     def each_probe(self, rows: Sequence[Desired], window: float) -> list[str | None]:
         """See `Host`."""
@@ -97,7 +119,7 @@ class LocalHost:
 
     def each_stop(self, names: Sequence[str]) -> list[AdapterError | None]:
         """See `Host`."""
-        return _each(self._stop, names)
+        return each(self._stop, names)
 
     def tail(self, unit: str) -> list[str]:
         """See `Host`."""
@@ -131,14 +153,31 @@ class LocalHost:
         """See `Host`."""
         self._targets.remove(name)
 
+    def _tell(self, unit: str, inputs: Inputs) -> None:
+        if environment := inputs.environment(self._credentials(unit)):
+            self._files.write(unit, env_file.render(environment), inputs.secrets.files)
+
+    def _credentials(self, unit: str) -> str:
+        """Say where systemd shows a unit its credentials: systemd.exec(5), LoadCredential."""
+        run = f"/run/user/{os.getuid()}" if self._settings.bus == "session" else "/run"
+        return f"{run}/credentials/{unit}"
+
     def _start(self, row: Desired) -> None:
-        spec = unit_spec(row, self._settings)
+        environment_file, credentials = self._files.of(str(row.unit))
+        visible = self.servers.directories(row.owner, row.resources)
+        spec = dataclasses.replace(
+            unit_spec(row, self._settings),
+            environment_file=environment_file,
+            credentials=credentials,
+            visible=visible,
+        )
         with Systemd(self._settings.bus) as systemd:
             systemd.start(spec, START_TIMEOUT_S)
 
     def _stop(self, name: str) -> None:
         with Systemd(self._settings.bus) as systemd:
             systemd.stop(name, STOP_TIMEOUT_S)
+        self._files.remove(name)
 
 
 def unit_spec(row: Desired, settings: Settings) -> UnitSpec:
@@ -152,7 +191,7 @@ def unit_spec(row: Desired, settings: Settings) -> UnitSpec:
         environment=row.environment,
         working_directory=row.working_directory,
         description=f"Kennel: {service} of {row.project}, {branch}",
-        user=dynamic_user(name),
+        user=naming.login(row.owner.project_id, row.owner.ref, row.name),
         log_fields={
             "KENNEL_DEPLOYMENT": str(row.id),
             "KENNEL_BUILD": str(row.build_id),
@@ -161,19 +200,8 @@ def unit_spec(row: Desired, settings: Settings) -> UnitSpec:
         memory_max=settings.memory_max,
         tasks_max=settings.tasks_max,
         readable=() if store == "/nix/store" else (store,),
+        hidden=(str(settings.runtime_dir),),
     )
-
-
-def _each(action: Callable[[T], None], targets: Sequence[T]) -> list[AdapterError | None]:
-    def attempt(target: T) -> AdapterError | None:
-        try:
-            action(target)
-        except AdapterError as exc:
-            return exc
-        return None
-
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        return list(pool.map(attempt, targets))
 
 
 @contextmanager

@@ -28,6 +28,7 @@ def sweep(settings: Settings, now: float) -> None:
     }
     if roots.keys() - unfinished:
         keep = unfinished | deployments.builds_named() | _kept(settings.keep_builds)
+        keep |= _origins(keep)
         for build_id in roots.keys() - keep:
             for root in roots[build_id]:
                 root.unlink(missing_ok=True)
@@ -56,6 +57,15 @@ def _by_build(directory: Path) -> dict[int, list[Path]]:
         if number.isdecimal():
             found.setdefault(int(number), []).append(entry)
     return found
+
+
+def _origins(build_ids: set[int]) -> set[int]:
+    """Name the builds whose outputs these took over."""
+    origin = fn.json_extract(Build.outputs, "$.origin")
+    rows: Any = (
+        Build.select(origin).where(Build.id << list(build_ids), origin.is_null(is_null=False)).tuples()
+    )
+    return {build_id for (build_id,) in rows}
 
 
 def _kept(count: int) -> set[int]:

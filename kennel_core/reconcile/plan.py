@@ -2,6 +2,9 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
+
+from kennel_core.provision import Owner
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +23,8 @@ class Desired:
     """One deployment row, as the planner sees it. `unit`, `port` and `command` are None for a site."""
 
     id: int
+    name: str
+    owner: Owner  # whom its resources belong to
     build_id: int
     rollout: bool  # the build is not live yet: its rows come up together or not at all
     hosts: tuple[str, ...]  # generated host, alias, custom domain
@@ -32,6 +37,10 @@ class Desired:
     working_directory: str = "/"
     health: Health | None = None
     project: str = ""  # owner/name
+    resources: frozenset[str] = frozenset()
+    oidc: tuple[str, ...] = ()  # paths that a login may come back to
+    custom_domain: str | None = None
+    inputs: Mapping[str, Any] | None = None  # see `kennel_core.inputs.Inputs.noted`; None: not gathered yet
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from kennel_core import resources
-from kennel_core.reconcile import routes
+from kennel_core.reconcile import provisioning, routes
 from kennel_core.reconcile.desired import Wanted, wanted
 from kennel_core.reconcile.host import Host
 from kennel_core.reconcile.plan import Actual, Desired, diff
@@ -13,7 +13,7 @@ from kennel_core.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One change: `action` is start, stop, route or unroute; `what` a unit or hosts; `why` a sentence."""
+    """One change. `action` is provide, start, route, unroute, stop or remove; `why` is a sentence."""
 
     action: str
     what: str
@@ -32,10 +32,21 @@ def preview(settings: Settings, host: Host) -> list[Step]:
     plan = diff((*rows.live, *rows.rollouts), Actual(units, frozenset(made)))
     table = host.routes()
     current = routes.entries(table, host.targets())
+    wanted_resources = provisioning.wanted((*rows.live, *rows.rollouts))
+    owned = resources.owned()
     return [
+        *(
+            Step("provide", f"{kind} of {owner.project}, {owner.ref}", "its services need it")
+            for (kind, project_id, ref), owner in sorted(wanted_resources.items())
+            if (kind, project_id, ref) not in owned
+        ),
         *(Step("start", str(row.unit), _why_start(row, units)) for row in plan.start),
         *_route(rows, current),
         *(Step("stop", name, "no deployment names it any more") for name in plan.stop),
+        *(
+            Step("remove", f"{row.kind} {row.name}", "its ref is gone")
+            for row in provisioning.removable(owned, wanted_resources)
+        ),
     ]
 
 

@@ -12,6 +12,7 @@ from kennel_core.models import Build
 from kennel_core.reconcile.plan import Desired
 from kennel_core.reconcile.rollout import Seen, Verdict, judge, needs_probe
 from kennel_core.reconcile.state import WINDOW_S, State
+from kennel_core.redaction import Redactor
 
 log = structlog.get_logger(__name__)
 
@@ -79,8 +80,10 @@ def _roll_back(state: State, build: Build, rows: Sequence[Desired], reason: str)
 
 
 def _tail(state: State, unit: str) -> list[str]:
+    """Return its last lines, without the secrets that it was told: a build's log is not secret."""
     try:
-        return state.host.tail(unit)
+        redactor = Redactor(state.host.told(unit))
+        return [redactor.redact(line) for line in state.host.tail(unit)]
     except AdapterError as exc:
         return [f"its last lines cannot be read: {exc}"]
 

@@ -8,6 +8,7 @@ import structlog
 from kennel_core import builds, db, deployments, resources
 from kennel_core.errors import ProjectError, Rejected
 from kennel_core.models import Resource
+from kennel_core.reconcile import configuration
 from kennel_core.reconcile.backoff import Backoff
 from kennel_core.reconcile.plan import RUNNING, Actual, Desired, diff
 from kennel_core.reconcile.state import WINDOW_S, State
@@ -18,8 +19,11 @@ POLL_S = 0.02
 DRAIN_MIN_S = 1.0  # a connection that Caddy accepted before the routes changed may still ask the old unit
 
 
-def start(state: State, backoff: Backoff) -> dict[str, str]:
-    """Start what is missing; returns why a rollout cannot come up, by unit."""
+def start(state: State, backoff: Backoff, unready: Mapping[str, str | None]) -> dict[str, str]:
+    """Start what is missing; returns why a rollout cannot come up, by unit.
+
+    `unready` are units that cannot be started now, with the reason where it is final.
+    """
     rows = (*state.rows.live, *state.rows.rollouts)
     running = {name for name, is_now in state.units.items() if is_now in RUNNING}
     ended = {
@@ -27,9 +31,10 @@ def start(state: State, backoff: Backoff) -> dict[str, str]:
         for row in state.rows.rollouts
         if row.unit and row.unit in state.made and state.units.get(row.unit) == "failed"
     }
-    waiting = {*ended, *backoff.waiting(running, time.time())}
+    ended |= {unit: reason for unit, reason in unready.items() if reason is not None}
+    waiting = {*ended, *unready, *backoff.waiting(running, time.time())}
     plan = diff(rows, Actual(state.units, frozenset(state.made)), waiting)
-    missing = [row for row in plan.start if _has_its_port(state, row)]
+    missing = configuration.told(state, [row for row in plan.start if _has_its_port(state, row)], backoff)
     # A unit that runs and is not noted was made before the database was put back from a backup.
     adopted = [row for row in rows if row.unit in running and row.unit not in state.made]
     _note(state, [*missing, *adopted])
@@ -70,19 +75,19 @@ def _note(state: State, rows: Sequence[Desired]) -> None:
     """Note units before they are started, so that whatever happens then they are known."""
     if rows:
         with db.write():
-            resources.note_units({str(row.unit): row.port for row in rows}, time.time())
+            resources.note_units({str(row.unit): (row.port, row.owner) for row in rows}, time.time())
         state.made.update(resources.units())
 
 
 def stop(state: State) -> None:
     """Stop the units that no row names, each when its connections have ended or `drain_timeout` is over."""
     named, made = deployments.units(), state.made
-    resources.wanted_again(name for name, unit in made.items() if unit.unwanted_at and name in named)
+    resources.wanted_again(unit.id for name, unit in made.items() if unit.unwanted_at and name in named)
     unwanted = {name: unit for name, unit in made.items() if name not in named}
     if not unwanted:
         return
     now = time.time()
-    resources.unwanted((name for name, unit in unwanted.items() if unit.unwanted_at is None), now)
+    resources.unwanted((unit.id for unit in unwanted.values() if unit.unwanted_at is None), now)
     since = {name: unit.unwanted_at or now for name, unit in unwanted.items()}
     deadline = time.monotonic() + WINDOW_S
     while busy := _draining(state, unwanted, since):
@@ -93,7 +98,7 @@ def stop(state: State) -> None:
     ready = sorted(unwanted.keys() - busy)
     for name, error in zip(ready, state.host.each_stop(ready), strict=True):
         if error is None:
-            resources.forget_units([name])
+            resources.forget([unwanted[name].id])
             state.report.stopped.append(name)
             log.info("stopped", unit=name)
         else:

@@ -167,7 +167,7 @@ class World:
         running = self.host.units()
         missing = [item for item in wanted(self.settings).live if item.unit not in running]
         with db.write():
-            resources.note_units({str(item.unit): item.port for item in missing}, time.time())
+            resources.note_units({str(item.unit): (item.port, item.owner) for item in missing}, time.time())
         with Systemd(self.settings.bus) as systemd:
             for item in missing:
                 spec = dataclasses.replace(item, command=("/bin/sleep", "infinity"))

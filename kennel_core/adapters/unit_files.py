@@ -1,0 +1,102 @@
+"""The files that units read their secrets from: a directory for each unit, for its owner alone.
+
+The directory belongs on a tmpfs, as ``/run`` is: no secret then outlives a power cut.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from kennel_core import env_file
+from kennel_core.errors import Unavailable
+
+ENVIRONMENT = "environment"
+CREDENTIALS = "credentials"
+
+
+class UnitFiles:
+    """The directories of all units below `root`."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def of(self, unit: str) -> tuple[str, dict[str, str]]:
+        """Name the file with a unit's variables, and those of its credentials by name; empty: none.
+
+        Raises:
+            Unavailable: the directory cannot be read.
+        """
+        directory = self._root / unit
+        with _translated("look", directory):
+            credentials = {file.name: str(file) for file in _entries(directory / CREDENTIALS)}
+            return (str(directory / ENVIRONMENT) if directory.exists() else ""), credentials
+
+    def write(self, unit: str, environment: str, credentials: Mapping[str, bytes]) -> None:
+        """Put files in the place of those that a unit had.
+
+        Raises:
+            Unavailable: they cannot be written.
+        """
+        directory = self._root / unit
+        new = self._root / f".{unit}.new"
+        with _translated("write", directory):
+            self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            shutil.rmtree(new, ignore_errors=True)
+            (new / CREDENTIALS).mkdir(mode=0o700, parents=True)
+            _write(new / ENVIRONMENT, environment.encode())
+            for name, content in credentials.items():
+                _write(new / CREDENTIALS / name, content)
+            shutil.rmtree(directory, ignore_errors=True)
+            new.rename(directory)
+
+    def remove(self, unit: str) -> None:
+        """Remove a unit's files; quiet when there are none.
+
+        Raises:
+            Unavailable: they cannot be removed.
+        """
+        directory = self._root / unit
+        with _translated("remove", directory):
+            if directory.exists():
+                shutil.rmtree(directory)
+
+    def values(self, unit: str) -> list[bytes]:
+        """Return every secret that a unit was given, for whoever must hide it.
+
+        Raises:
+            Unavailable: they cannot be read.
+        """
+        directory = self._root / unit
+        with _translated("read", directory):
+            files = [file.read_bytes() for file in _entries(directory / CREDENTIALS)]
+            text = (directory / ENVIRONMENT).read_text() if directory.exists() else ""
+            return [*(value.encode() for value in env_file.values(text)), *files]
+
+    def units(self) -> list[str]:
+        """Name the units that have files.
+
+        Raises:
+            Unavailable: the directory cannot be read.
+        """
+        with _translated("list", self._root):
+            return [entry.name for entry in _entries(self._root)]
+
+
+def _entries(directory: Path) -> list[Path]:
+    return sorted(directory.iterdir()) if directory.is_dir() else []
+
+
+def _write(path: Path, content: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+
+
+@contextmanager
+def _translated(operation: str, path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise Unavailable("unit files", operation, f"{path}: {exc.strerror}") from exc
