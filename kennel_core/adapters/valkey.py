@@ -110,6 +110,7 @@ class Valkey:
 
     def used_databases(self) -> frozenset[int]:
         """Give the numbers of the databases that have keys in them."""
+        self.ping()  # a server that is still loading its data refuses this, and would name too few
         return frozenset(int(name.removeprefix("db")) for name in self._information("keyspace"))
 
     def empty(self, number: int) -> None:
@@ -170,6 +171,8 @@ class Valkey:
         except redis.ResponseError as exc:
             kind = Unavailable if str(exc).startswith(("BUSY", "MASTERDOWN", "TRYAGAIN")) else Rejected
             raise kind(SYSTEM, operation, str(exc)) from exc
+        except redis.RedisError as exc:
+            raise Rejected(SYSTEM, operation, f"{self._place()} is no Valkey or Redis: {exc}") from exc
 
     def _place(self) -> str:
         parts = urlsplit(self.url)
