@@ -10,7 +10,22 @@ from kennel_core import db, migrations, projects
 from kennel_core.models import Project
 from kennel_core.settings import PREFIX, Settings
 
-SERVERS = ("redis", "git", "systemd", "caddy", "nix", "prometheus", "postgres", "web", "stack", "garage", "openbao", "valkey", "world")
+SERVERS = (
+    "redis",
+    "git",
+    "systemd",
+    "caddy",
+    "nix",
+    "prometheus",
+    "postgres",
+    "web",
+    "stack",
+    "garage",
+    "openbao",
+    "keycloak",
+    "valkey",
+    "world",
+)
 pytest_plugins = [f"tests.servers.{server}" for server in SERVERS]
 
 FIRST_PORT = 20_000 + os.getpid() % 24 * 500  # another session beside this one has its own ports

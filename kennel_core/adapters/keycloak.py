@@ -73,7 +73,7 @@ class Keycloak:
 
         False when it is gone, or when somebody else writes at the same moment.
         """
-        return self._call("PUT", f"update client {key}", f"/{quote(key, safe='')}", json=changes).ok
+        return _done(self._call("PUT", f"update client {key}", f"/{quote(key, safe='')}", json=changes))
 
     def delete(self, key: str) -> None:
         """Remove the client whose internal id is `key`; quiet when it is gone."""
@@ -83,13 +83,13 @@ class Keycloak:
         """Read the secret of the client whose internal id is `key`; None when it has none, or is gone."""
         operation = f"read the secret of client {key}"
         response = self._call("GET", operation, f"/{quote(key, safe='')}/client-secret")
-        value = _json(response, operation).get("value") if response.ok else None
+        value = _answer(response, operation, dict).get("value") if _done(response) else None
         return value if isinstance(value, str) else None
 
     def _representations(self, operation: str, params: Mapping[str, str]) -> list[Representation]:
         response = self._call("GET", operation, params=params)
-        found = _json(response, operation)
-        if not isinstance(found, list) or not all(isinstance(client, dict) for client in found):
+        found: list[Representation] = _answer(response, operation, list)
+        if not all(isinstance(client, dict) for client in found):
             raise Unavailable("keycloak", operation, "the answer is not a list of clients")
         return found
 
@@ -103,16 +103,11 @@ class Keycloak:
         if response.status_code == 401:
             token = self._bearer(instead_of=token)
             response = self._send(method, f"{self._clients}{path}", operation, token=token, **body)
-        said = _said(response)
-        if (
-            response.ok
-            or response.status_code == 409
-            or (response.status_code == 404 and path and said and "realm" not in said.lower())
-        ):
+        if _done(response) or response.status_code == 409 or (path and _is_gone(response)):
             return response
-        if response.status_code == 401:
+        if response.status_code == 401 and _said(response):
             raise Rejected("keycloak", operation, f"client {self._client_id}: {_SCOPE}")
-        if response.status_code == 403:
+        if response.status_code == 403 and _said(response):
             raise Rejected("keycloak", operation, f"client {self._client_id} may not: {_ROLE}")
         raise self._refusal(response, operation)
 
@@ -138,9 +133,9 @@ class Keycloak:
                     "no such client, it is disabled, or its secret is another; check KENNEL_KEYCLOAK_CLIENT"
                 )
                 raise Rejected("keycloak", operation, f"{remedy} and KENNEL_KEYCLOAK_SECRET_FILE")
-            if not response.ok:
+            if not _done(response):
                 raise self._refusal(response, operation)
-            answer = _json(response, operation)
+            answer = _answer(response, operation, dict)
             token, life = answer.get("access_token"), answer.get("expires_in")
             if not isinstance(token, str) or not isinstance(life, int):
                 raise Unavailable("keycloak", operation, "the answer holds no token")
@@ -182,11 +177,19 @@ def _is_gone(response: requests.Response) -> bool:
     return response.status_code == 404 and (_said(response) or "").startswith("Could not find client")
 
 
-def _json(response: requests.Response, operation: str) -> Any:
+def _done(response: requests.Response) -> bool:
+    return 200 <= response.status_code < 300  # `ok` takes a redirect for a success
+
+
+def _answer(response: requests.Response, operation: str, kind: type[Any]) -> Any:
+    """Give the parsed answer, an object (dict) or a list."""
     try:
-        return response.json()
+        answer = response.json()
     except requests.JSONDecodeError as exc:
         raise Unavailable("keycloak", operation, "the answer is not JSON") from exc
+    if not isinstance(answer, kind):
+        raise Unavailable("keycloak", operation, "the answer is JSON, and not what Keycloak answers")
+    return answer
 
 
 def _said(response: requests.Response) -> str | None:
