@@ -133,7 +133,9 @@ class Server:
                 password=self.password(),
             )
         except psycopg.Error as exc:
-            raise self._refusal(exc) from exc
+            # The frames hold a connection that is half open. In that state the server lets no database be
+            # dropped or copied, by anybody, for a minute (authentication_timeout).
+            raise self._refusal(exc) from exc.with_traceback(None)
         connection.limit = self._timeout + GRACE_S
         try:
             yield Session(connection)

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from kennel_core.adapters.postgres import SYSTEM, Server
@@ -54,7 +55,8 @@ def dump(server: Server, database: str, directory: Path, timeout: float = TIMEOU
     except OSError as exc:
         raise Unavailable(SYSTEM, operation, f"{directory}: {exc.strerror}; nothing was dropped") from exc
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
     return final
 
 
