@@ -5,6 +5,7 @@ The values are part of the revision: when one changes, another unit takes the se
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import structlog
 
@@ -53,7 +54,7 @@ def settle(state: State, provided: Provided) -> dict[str, str | None]:
 
 
 def told(state: State, rows: Sequence[Desired], backoff: Backoff) -> list[Desired]:
-    """Write the files of units that are about to start; leaves out those whose inputs cannot be had now."""
+    """Tell units that are about to start what they need; leaves out those whose inputs cannot be had now."""
     unknown = [row for row in rows if row.unit not in state.inputs]
     for row, found in zip(unknown, gather(state, unknown), strict=True):
         if isinstance(found, Inputs):
@@ -66,7 +67,8 @@ def told(state: State, rows: Sequence[Desired], backoff: Backoff) -> list[Desire
     written = []
     for row, error in zip(ready, state.host.each_tell(files), strict=True):
         if error is None:
-            written.append(row)
+            plain = state.inputs[str(row.unit)].plain
+            written.append(replace(row, environment={**row.environment, **plain}))
         else:
             state.report.error("tell", error)
     return written
