@@ -103,7 +103,7 @@ class Secrets:
             path = None if secret.template else self._full(_address(spec, secret, profile)[0])
             source = found.sources[secret.name]
             checked.append(Checked(secret.name, source, secret.required, path, secret.description))
-        problems = (*self._missing(spec, secrets, profile, found), *found.groups)
+        problems = (*self._missing(spec, secrets, profile, found), *found.groups, *found.unusable)
         return Check(tuple(checked), problems, spec.warnings)
 
     def changed(self, versions: Mapping[str, int]) -> bool:
@@ -212,7 +212,7 @@ class Secrets:
         return int.from_bytes(derived.digest(self._settings.secret_key_file, purpose)[:7], "big") + 1
 
     def _complain(self, spec: Spec, secrets: Sequence[Secret], profile: str, found: Resolution) -> None:
-        problems = [*self._missing(spec, secrets, profile, found), *found.groups]
+        problems = [*self._missing(spec, secrets, profile, found), *found.groups, *found.unusable]
         if problems:
             _refuse("; ".join(problems))
 

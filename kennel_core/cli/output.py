@@ -19,6 +19,7 @@ STYLES = {
     "active": "green",
     "set": "green",
     "missing": "red",
+    "unusable": "red",
     "built": "cyan",
     "building": "cyan",
     "queued": "yellow",

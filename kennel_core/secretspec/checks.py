@@ -119,21 +119,21 @@ def composing_order(secrets: Mapping[str, Secret]) -> list[Secret]:
     """
     ordered: dict[str, Secret] = {}
     for start in sorted(secrets):
-        open_: list[tuple[str, list[str]]] = [(start, _composed(start, secrets))]
-        while open_:
-            name, rest = open_[-1]
-            if not rest:
-                open_.pop()
+        path = {start: _composed(start, secrets)}  # from there on, with what is still to be followed of each
+        while path:
+            name = next(reversed(path))
+            if not path[name]:
+                path.popitem()
                 if secrets[name].template:
                     ordered.setdefault(name, secrets[name])
                 continue
-            following = rest.pop()
-            path = [one for one, _ in open_]
+            following = path[name].pop()
             if following in path:
-                circle = [*path[path.index(following) :], following]
+                names = list(path)
+                circle = [*names[names.index(following) :], following]
                 raise ValueError(f"`composed` goes round in a circle: {' → '.join(circle)}")
             if following not in ordered:
-                open_.append((following, _composed(following, secrets)))
+                path[following] = _composed(following, secrets)
     return list(ordered.values())
 
 

@@ -3,13 +3,12 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NoReturn
+from functools import partial
 
-from kennel_core.errors import BuildFailed
 from kennel_core.secretspec import checks, stored
 from kennel_core.secretspec.secret import Secret
+from kennel_core.secretspec.template import Template
 
-PHASE = "secrets"
 DIRECTORY = "\0directory\0"  # in composed texts, where the path of a file's directory belongs
 
 
@@ -20,6 +19,7 @@ class Source(StrEnum):
     DEFAULT = "default"
     COMPOSED = "composed"
     MISSING = "missing"
+    UNUSABLE = "unusable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +27,44 @@ class Resolution:
     """Every secret's source, the values of those that have one, and what stands in the way.
 
     `values` are texts, `files` the contents of those with `as_path`, whose value is a path. A composed text
-    has DIRECTORY where the directory of these files goes. `groups` says which groups are not met.
+    has DIRECTORY where the directory of these files goes. `missing` are names, the last two sentences.
     """
 
     sources: Mapping[str, Source]
     values: Mapping[str, str]
     files: Mapping[str, bytes]
     missing: tuple[str, ...] = ()
+    unusable: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
+
+
+def resolve(secrets: Sequence[Secret], read: Callable[[Sequence[Secret]], Mapping[str, str]]) -> Resolution:
+    """Give every secret of a profile its value.
+
+    `read` gets those that may be stored and returns the stored text of those that are, by name. What it
+    raises is not caught.
+    """
+    by_name = {secret.name: secret for secret in secrets}
+    found = _Found()
+    texts = read([secret for secret in secrets if secret.template is None])
+    for secret in secrets:
+        if secret.template is None:
+            found.add(secret, partial(_from_storage, secret, texts.get(secret.name)))
+    for secret in checks.composing_order(by_name):
+        if secret.template is not None:
+            found.add(secret, partial(_composed, secret, secret.template, found))
+    present = {name for name, source in found.sources.items() if source is not Source.MISSING}
+    return Resolution(
+        sources={name: found.sources[name] for name in sorted(found.sources)},
+        values=found.values,
+        files=found.files,
+        missing=tuple(name for name in sorted(by_name.keys() - present) if by_name[name].required),
+        unusable=tuple(found.unusable),
+        groups=tuple(_unmet(secrets, present)),
+    )
+
+
+Outcome = tuple[Source, bytes]
 
 
 @dataclass(slots=True)
@@ -42,82 +72,61 @@ class _Found:
     values: dict[str, str] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
     sources: dict[str, Source] = field(default_factory=dict)
+    unusable: list[str] = field(default_factory=list)
 
     def text(self, name: str) -> str:
         return f"{DIRECTORY}/{name}" if name in self.files else self.values[name]
 
-    def put(self, secret: Secret, value: bytes, source: Source) -> None:
-        self.sources[secret.name] = source
-        if secret.as_path:
-            self.files[secret.name] = value
-            return
+    def add(self, secret: Secret, outcome: Callable[[], Outcome]) -> None:
+        """Note a secret; a ValueError says why it cannot be used."""
         try:
-            text = value.decode()
-        except UnicodeDecodeError:
-            _refuse(secret, "is not text; set as_path = true to have it in a file")
-        if source is not Source.COMPOSED and DIRECTORY in text:
-            _refuse(secret, "holds a NUL, which no variable can; set as_path = true to have it in a file")
-        self.values[secret.name] = text
+            source, value = outcome()
+            if source is Source.MISSING or source is Source.UNUSABLE:
+                self.sources[secret.name] = source
+            elif secret.as_path:
+                self.files[secret.name] = value
+            else:
+                self.values[secret.name] = _text(value, source)
+        except ValueError as exc:
+            self.unusable.append(f"{secret.name}: {exc}")
+            source = Source.UNUSABLE
+        self.sources[secret.name] = source
 
 
-def resolve(secrets: Sequence[Secret], read: Callable[[Sequence[Secret]], Mapping[str, str]]) -> Resolution:
-    """Give every secret of a profile its value.
-
-    `read` gets those that may be stored and returns the stored text of those that are, by name.
-
-    Raises:
-        BuildFailed: a stored value is not of its encoding, has nothing to extract, or is not text.
-        Exception: whatever `read` raises.
-    """
-    by_name = {secret.name: secret for secret in secrets}
-    texts = read([secret for secret in secrets if secret.template is None])
-    found = _Found()
-    for secret in secrets:
-        if secret.template is None:
-            _from_storage(secret, texts.get(secret.name), found)
-    for secret in checks.composing_order(by_name):
-        _compose(secret, found)
-    present = {name for name, source in found.sources.items() if source is not Source.MISSING}
-    return Resolution(
-        sources={name: found.sources[name] for name in sorted(found.sources)},
-        values=found.values,
-        files=found.files,
-        missing=tuple(name for name in sorted(by_name.keys() - present) if by_name[name].required),
-        groups=tuple(_unmet(secrets, present)),
-    )
+def _text(value: bytes, source: Source) -> str:
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        raise ValueError("is not text; set as_path = true to have it in a file") from None
+    if source is not Source.COMPOSED and DIRECTORY in text:
+        raise ValueError("holds a NUL, which no variable can; set as_path = true to have it in a file")
+    return text
 
 
-def _from_storage(secret: Secret, text: str | None, found: _Found) -> None:
+def _from_storage(secret: Secret, text: str | None) -> Outcome:
     if text is None:
-        if secret.default is None:
-            found.sources[secret.name] = Source.MISSING
-        else:
-            found.put(secret, secret.default.encode(), Source.DEFAULT)
-        return
-    try:
-        value = stored.decode(secret.encoding, text) if secret.encoding else text.encode()
-        if secret.extract:
-            value = stored.extract(secret.extract, value.decode()).encode()
-    except UnicodeError:
-        _refuse(secret, "decodes to something that is not text, so nothing can be extracted")
-    except ValueError as exc:
-        _refuse(secret, f"cannot be read: {exc}")
-    found.put(secret, value, Source.SET)
+        return (Source.MISSING, b"") if secret.default is None else (Source.DEFAULT, secret.default.encode())
+    value = stored.decode(secret.encoding, text) if secret.encoding else text.encode()
+    if secret.extract:
+        try:
+            document = value.decode()
+        except UnicodeDecodeError:
+            raise ValueError("what is stored is not text, so nothing can be extracted") from None
+        value = stored.extract(secret.extract, document).encode()
+    return Source.SET, value
 
 
-def _compose(secret: Secret, found: _Found) -> None:
-    if secret.template is None:
-        return
-    if any(found.sources[name] is Source.MISSING for name in secret.template.dependencies):
-        found.sources[secret.name] = Source.MISSING
-        return
-    try:
-        text = secret.template.render(found.text)
-    except ValueError as exc:
-        _refuse(secret, str(exc))
+def _composed(secret: Secret, template: Template, found: _Found) -> Outcome:
+    parts = {found.sources[name] for name in template.dependencies}
+    for worst in (Source.MISSING, Source.UNUSABLE):
+        if worst in parts:
+            return worst, b""
+    text = template.render(found.text)
     if secret.as_path and DIRECTORY in text:
-        _refuse(secret, "is a file that names other files: there is no path yet; compose a variable instead")
-    found.put(secret, text.encode(), Source.COMPOSED)
+        raise ValueError(
+            "is a file that names other files, which have no path yet; compose a variable instead"
+        )
+    return Source.COMPOSED, text.encode()
 
 
 def _unmet(secrets: Sequence[Secret], present: set[str]) -> list[str]:
@@ -136,7 +145,3 @@ def _unmet(secrets: Sequence[Secret], present: set[str]) -> list[str]:
                     f"{checks.shown(there)} has"
                 )
     return sentences
-
-
-def _refuse(secret: Secret, what: str) -> NoReturn:
-    raise BuildFailed(PHASE, f"{secret.name} {what}")

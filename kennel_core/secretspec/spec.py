@@ -16,6 +16,7 @@ from kennel_core.secretspec.secret import Extract, Ref, Secret
 
 PHASE = "secrets"
 REVISION = "1.0"
+FILE_MAX = 256 * 1024  # characters
 DEFAULT = "default"
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -51,6 +52,8 @@ def parse(text: str) -> Spec:
     Raises:
         BuildFailed: it cannot be used; one sentence that names the profile and the secret, or the field.
     """
+    if len(text) > FILE_MAX:
+        _refuse(f"is larger than {FILE_MAX >> 10} KiB")
     try:
         raw = toml.loads(text)
     except RecursionError:
