@@ -201,7 +201,7 @@ def test_composing_cannot_fill_the_memory() -> None:
         (PROJECT.replace("1.0", "2.0") + "[profiles.prod]\n", "has revision 2.0; this Kennel reads 1.0"),
         (PROJECT + "extends = ['../x']\n[profiles.prod]\n", "write what they declare into it"),
         (PROJECT, "profiles: Field required"),
-        (PROJECT + "[profiles.dev]\nA.description = 'x'", "no profile prod (it has dev); add [profiles.prod]"),
+        (PROJECT + "[profiles.dev]\nA.description = 'x'", "profile prod (it has dev); add [profiles.prod]"),
     ],
 )  # fmt: skip
 def test_a_file_that_cannot_be_used_is_refused_in_one_sentence(text: str, said: str) -> None:
