@@ -93,19 +93,6 @@ def serving(wanted: Iterable[Client], project_id: int, environment: Environment)
     return None
 
 
-def stored(client: Client, secret: str) -> dict[str, dict[str, str]]:
-    """Give what belongs into the secret store: fields by path, one for each profile the client serves.
-
-    The layout is secretspec's, so that an application may name them in its secretspec.toml.
-    """
-    values = {"OIDC_CLIENT_ID": client.client_id, "OIDC_CLIENT_SECRET": secret}
-    return {
-        f"secretspec/{client.project}/{profile}/{name}": {"value": value}
-        for profile in client.environments
-        for name, value in values.items()
-    }
-
-
 def _client(
     name: str, number: int, project: str, environments: tuple[Environment, ...], logins: list[Login]
 ) -> tuple[Client, list[str]]:

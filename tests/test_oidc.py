@@ -154,20 +154,6 @@ def test_the_client_of_an_environment_is_found() -> None:
     assert oidc.serving(found, 3, PROD) is None
 
 
-def test_what_is_stored_lies_where_secretspec_looks_for_it() -> None:
-    found = wanted(SHOP)
-
-    assert oidc.stored(found["shop"], "s3cret") == {
-        "secretspec/shop/prod/OIDC_CLIENT_ID": {"value": "shop"},
-        "secretspec/shop/prod/OIDC_CLIENT_SECRET": {"value": "s3cret"},
-    }
-    assert {path.split("/")[2] for path in oidc.stored(found["shop-staging"], "x")} == {
-        "staging",
-        "dev",
-        "preview",
-    }
-
-
 @pytest.mark.parametrize("path", ["/", "/cb", "/auth/callback/", "/a.b/..c/~x", "/a%20b", "/x" * 100])
 def test_a_path_is_taken_as_it_is(path: str) -> None:
     assert oidc.redirect_path(path) == path

@@ -29,8 +29,8 @@ _SCOPE = (
 class Keycloak:
     """The clients of one realm, seen with the rights of one client. May be used by several threads.
 
-    `url` is without ``/realms``, the one that browsers use as well; `secret` is `client_id`'s. Every request
-    ends within about `timeout` seconds. Every method raises
+    `url` is without ``/realms``, the one that browsers use as well; `secret` is `client_id`'s. A server that
+    is silent for `timeout` seconds counts as down. Every method raises
 
     Unavailable: Keycloak is down, silent, not itself, or says "later".
     Rejected: a clear no, such as a wrong secret, a missing role or a realm that does not exist.

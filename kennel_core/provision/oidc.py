@@ -40,10 +40,6 @@ class Found:
         """Name the fields that are not as wanted, sorted."""
         return tuple(sorted(_differing(client, self.representation)))
 
-    def secret(self) -> str | None:
-        """Give its secret, where Keycloak tells it in a listing."""
-        return _secret(self.representation)
-
 
 class Oidc:
     """Makes and removes clients in the realm of the settings. May be used by several threads.
