@@ -51,6 +51,8 @@ class Project(Base):
     default_branch = peewee.CharField(default="main")
     secret_generation = peewee.IntegerField(default=1)
     created_at = peewee.FloatField(default=time.time)
+    forge_id: Any = peewee.IntegerField(null=True)  # the repository's number on the forge; outlives renames
+    hook_id: Any = peewee.IntegerField(null=True)  # of the webhook that Kennel made there
 
     class Meta:
         table_name = "projects"
@@ -176,6 +178,76 @@ class Resource(Base):
         indexes = ((("kind", "name"), True),)
 
 
+class Ref(Base):
+    """What is known of a ref beside its builds: what the forge last said, and whether it sleeps."""
+
+    id = peewee.AutoField()
+    project_id: int
+    project = peewee.ForeignKeyField(Project, backref="refs", on_delete="CASCADE")
+    ref = peewee.CharField()
+    head: Any = peewee.CharField(null=True, max_length=64)  # its commit when the forge was last asked
+    stopped_at: Any = peewee.FloatField(null=True)  # since when its services are meant to be stopped
+    stopped_why: Any = peewee.CharField(null=True)  # a sentence
+
+    class Meta:
+        table_name = "refs"
+        indexes = ((("project", "ref"), True),)
+
+
+class PullRequest(Base):
+    """A pull request as the forge last described it, and the one commit that was approved."""
+
+    id = peewee.AutoField()
+    project_id: int
+    project = peewee.ForeignKeyField(Project, backref="pull_requests", on_delete="CASCADE")
+    number = peewee.IntegerField()
+    author = peewee.CharField()
+    commit = peewee.CharField(max_length=64)
+    fork = peewee.BooleanField(default=False)
+    draft = peewee.BooleanField(default=False)
+    labels: Any = JSONField(default=list)
+    open = peewee.BooleanField(default=True)
+    approved_commit: Any = peewee.CharField(null=True, max_length=64)
+    approved_by: Any = peewee.CharField(null=True)
+
+    class Meta:
+        table_name = "pull_requests"
+        indexes = ((("project", "number"), True),)
+
+
+class ForgeReport(Base):
+    """What the forge was last told about one commit's status or one pull request's comment."""
+
+    id = peewee.AutoField()
+    project_id: int
+    project = peewee.ForeignKeyField(Project, backref="reports", on_delete="CASCADE")
+    target = peewee.CharField()  # "status:<commit>:<context>" or "comment:<number>"
+    digest: Any = peewee.CharField(null=True)  # of what the forge has; null: nothing yet
+    remote_id: Any = peewee.IntegerField(null=True)  # of a comment
+    tries = peewee.IntegerField(default=0)  # in a row that failed
+    next_at: Any = peewee.FloatField(null=True)  # not before then
+    error: Any = peewee.CharField(null=True)
+    updated_at = peewee.FloatField(default=time.time)
+
+    class Meta:
+        table_name = "forge_reports"
+        indexes = ((("project", "target"), True),)
+
+
+class AuditEntry(Base):
+    """Something a person asked for through the forge or the command line, and what came of it."""
+
+    id = peewee.AutoField()
+    at = peewee.FloatField(default=time.time, index=True)
+    who = peewee.CharField()
+    what = peewee.CharField()
+    target = peewee.CharField()
+    outcome = peewee.CharField()
+
+    class Meta:
+        table_name = "audit"
+
+
 class LogChunk(Base):
     """Lines of a build that is not final yet, in the order they came."""
 
@@ -190,4 +262,15 @@ class LogChunk(Base):
         without_rowid = True
 
 
-TABLES = (Project, Build, Deployment, Delivery, Resource, LogChunk)
+TABLES = (
+    Project,
+    Build,
+    Deployment,
+    Delivery,
+    Resource,
+    Ref,
+    PullRequest,
+    ForgeReport,
+    AuditEntry,
+    LogChunk,
+)
