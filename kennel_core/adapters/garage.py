@@ -40,6 +40,7 @@ class Admin:
         self._timeout = timeout
         self._session = requests.Session()
         self._session.trust_env = False  # the environment's proxies are for the world outside
+        self._session.headers["Connection"] = "close"  # one kept open may be reset by the time it is used
 
     def buckets(self) -> list[dict[str, Any]]:
         """List every bucket."""
@@ -81,7 +82,7 @@ class Admin:
         Garage does not count unfinished uploads as objects, and keeps them.
         """
         unless = _GONE | {"BucketNotEmpty"}
-        answer = self._call("DeleteBucket", params={"id": bucket_id}, body={}, unless=unless)
+        answer = self._call("DeleteBucket", params={"id": bucket_id}, unless=unless)
         return bool(answer != "BucketNotEmpty")
 
     def key(self, key_id: str) -> dict[str, Any] | None:
@@ -97,7 +98,7 @@ class Admin:
 
     def delete_key(self, key_id: str) -> None:
         """Delete the key and all its rights. Quiet when it is gone."""
-        self._call("DeleteKey", params={"id": key_id}, body={}, unless=_GONE)
+        self._call("DeleteKey", params={"id": key_id}, unless=_GONE)
 
     def allow(self, bucket_id: str, key_id: str) -> None:
         """Let the key read and write."""
@@ -147,7 +148,7 @@ class Admin:
         """Return the answer, or the code of an error that is one of `unless`."""
         try:
             response = self._session.request(
-                "GET" if body is None else "POST",
+                "GET" if operation.startswith(("Get", "List")) else "POST",
                 f"{self._url}/v2/{operation}",
                 params=params,
                 json=body,

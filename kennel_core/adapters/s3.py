@@ -89,7 +89,8 @@ class Bucket:
         body = f"<Delete>{objects}<Quiet>true</Quiet></Delete>".encode()
         answer = self._xml("DeleteObjects", "POST", params={"delete": ""}, body=body)
         if (error := answer.find("{*}Error")) is not None:
-            raise Unavailable("s3", "DeleteObjects", f"{error.findtext('{*}Message')}; the next pass goes on")
+            key, message = error.findtext("{*}Key") or "", error.findtext("{*}Message")
+            raise Unavailable("s3", "DeleteObjects", f"{key[:100]!r} and maybe more: {message}")
 
     def _xml(
         self, operation: str, method: str, *, params: dict[str, str], body: bytes | None = None
