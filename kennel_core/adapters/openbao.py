@@ -149,7 +149,9 @@ class OpenBao:
         except ValueError:
             is_json = False
         if status in {501, 503}:
-            what = "is not initialised" if status == 501 else "is sealed or starting: unseal it"
+            what = (
+                "is not initialised" if status == 501 else "is sealed, starting or not initialised: unseal it"
+            )
             raise Unavailable(SYSTEM, operation, f"{url} {what}")
         if not is_json:
             raise Unavailable(SYSTEM, operation, f"{status} of {url} is not JSON; is it OpenBao?")

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import requests
 
-from kennel_core.errors import ConfigError, Rejected
+from kennel_core.errors import ConfigError, Rejected, Unavailable
 from kennel_core.settings import Settings
 
 SYSTEM = "openbao"
@@ -197,7 +197,10 @@ class Login:
 
     def _renew(self) -> bool:
         began = time.monotonic()
-        answer = self._ask("renew the token", self._client.auth.token.renew_self)
+        try:
+            answer = self._ask("renew the token", self._client.auth.token.renew_self)
+        except Unavailable:  # 500 for a token at its maximum, too: logging in tells the two apart
+            return False
         if not answer.ok:
             return False
         given = answer.json().get("auth") or {}
