@@ -60,7 +60,7 @@ __import__("time").sleep(1000)
 
 
 @pytest.fixture
-def runtime(systemd: PrivateSystemd) -> Iterator[Path]:
+def runtime() -> Iterator[Path]:
     """A runtime directory at a path that leaves room for a socket's."""
     with tempfile.TemporaryDirectory(prefix="kennel-run.", dir="/tmp") as name:
         yield Path(name)
@@ -194,6 +194,24 @@ def test_a_service_reaches_its_own_instance_and_no_neighbours(
             "replace": "Read-only file system",
             "data": "Permission denied",
         }
+
+
+@pytest.mark.parametrize("place", ["/root", "/var/tmp", "/run"])
+def test_services_reach_their_instance_wherever_the_runtime_directory_lies(
+    systemd: PrivateSystemd, manager: Systemd, instances: Instances, configured: Settings, place: str
+) -> None:
+    below = (
+        f"{systemd.dir}/run" if place == "/run" else place
+    )  # what is /run inside, as it is seen from outside
+    with tempfile.TemporaryDirectory(prefix="kennel-run.", dir=below) as name:
+        Path(name).chmod(0o755)
+        elsewhere = Instances(configured.model_copy(update={"runtime_dir": Path(name)}))
+        memory = made(elsewhere)
+
+        seen = visit(systemd, manager, elsewhere, MAIN, PREVIEW)
+
+        assert (seen["own"], seen["seen"]) == ("+PONG", [elsewhere.name(MAIN)])
+        elsewhere.remove(MAIN, memory)
 
 
 def test_an_instance_is_sandboxed_as_services_are(systemd: PrivateSystemd, instances: Instances) -> None:

@@ -144,7 +144,8 @@ def _sandbox(spec: UnitSpec) -> list[Property]:
     MemoryDenyWriteExecute is missing because a just-in-time compiler needs such memory. AF_NETLINK
     is there because Node and Go list the network's interfaces through it, and Next.js ends without it.
     """
-    below_home = any(path.startswith(tuple(f"{home}/" for home in HIDDEN_HOMES)) for path in spec.readable)
+    seen = (*spec.readable, *spec.visible)
+    below_home = any(path.startswith(tuple(f"{home}/" for home in HIDDEN_HOMES)) for path in seen)
     empty = (*(HIDDEN_HOMES if below_home else ()), *spec.hidden)
     return [
         ("DynamicUser", ("b", True)),

@@ -164,12 +164,12 @@ class LocalHost:
 
     def _start(self, row: Desired) -> None:
         environment_file, credentials = self._files.of(str(row.unit))
-        visible = self.servers.directories(row.owner, row.resources)
+        plain = unit_spec(row, self._settings)
         spec = dataclasses.replace(
-            unit_spec(row, self._settings),
+            plain,
             environment_file=environment_file,
             credentials=credentials,
-            visible=visible,
+            readable=(*plain.readable, *self.servers.directories(row.owner, row.resources)),
         )
         with Systemd(self._settings.bus) as systemd:
             systemd.start(spec, START_TIMEOUT_S)

@@ -61,12 +61,12 @@ class Users:
                 detail = "somebody else made a user of this name: delete it (ACL DELUSER) or rename it"
                 raise Rejected(SYSTEM, f"make user {name}", detail)
             memory.note(user=name)
-            server.set_user(name, self._password(owner), *rules(f"{name}:"))
+            server.set_user(name, self.password(owner), *rules(f"{name}:"))
 
     def variables(self, owner: Owner, memory: Memory, service: str) -> dict[str, str]:  # noqa: ARG002
         """Give the addresses with the login, and the prefix that every key and channel must have."""
         name = self.name(owner)
-        return addresses(self._settings.valkey_url, 0, user=name, password=self._password(owner)) | {
+        return addresses(self._settings.valkey_url, 0, user=name, password=self.password(owner)) | {
             "VALKEY_PREFIX": f"{name}:"
         }
 
@@ -81,11 +81,12 @@ class Users:
             server.delete_keys(f"{name}:")
             server.delete_user(name)
 
-    def _is_ours(self, owner: Owner, memory: Memory, passwords: frozenset[str]) -> bool:
-        return memory.state.get("user") == self.name(owner) or digest(self._password(owner)) in passwords
-
-    def _password(self, owner: Owner) -> str:
+    def password(self, owner: Owner) -> str:
+        """Derive the user's password; only Kennel can."""
         return derived.password(self._settings.secret_key_file, "valkey", str(owner.project_id), owner.ref)
+
+    def _is_ours(self, owner: Owner, memory: Memory, passwords: frozenset[str]) -> bool:
+        return memory.state.get("user") == self.name(owner) or digest(self.password(owner)) in passwords
 
     def _server(self) -> Valkey:
         return Valkey(self._settings.valkey_url, self._settings.valkey_password_file)
