@@ -14,13 +14,16 @@ from kennel_core.models import BuildStatus, Deployment
 from kennel_core.outputs import ServiceOutput
 from kennel_core.reconcile import rotation
 from kennel_core.reconcile.host import LocalHost
+from kennel_core.settings import Settings
 from tests.servers.caddy import programs
 from tests.servers.garage import GarageServer
+from tests.servers.keycloak import KeycloakServer, LoginRefused, Relay
 from tests.servers.openbao import OpenBaoServer
 from tests.servers.postgres import KENNEL_ROLE, PostgresServer
 from tests.servers.world import World
 
 pytestmark = pytest.mark.parametrize("caddy_server", programs()[-1:], indirect=True, ids=["one-caddy"])
+LOGIN_SETTINGS = ("keycloak", "keycloak_realm", "keycloak_secret_file")
 ALL = ("garage", "postgres", "valkey")
 TELLS = """#!/usr/bin/python3
 import json, os
@@ -249,6 +252,76 @@ def test_a_bucket_key_that_was_deleted_is_made_anew_and_told(
 
     assert told(equipped)[0]["AWS_ACCESS_KEY_ID"] != before
     assert equipped.is_settled()
+
+
+@pytest.fixture
+def with_logins(equipped: World, keycloak_settings: Settings, openbao: OpenBaoServer) -> World:
+    """A world whose projects can log people in."""
+    theirs = {name: getattr(keycloak_settings, name) for name in LOGIN_SETTINGS}
+    equipped.settings = openbao.settings(equipped.settings.model_copy(update=theirs), policy="write-secrets")
+    equipped.host = LocalHost(equipped.settings)
+    return equipped
+
+
+def logs_in(world: World, version: str = "one") -> ServiceOutput:
+    return tells(world, version).model_copy(update={"oidc": ["/callback"]})
+
+
+def test_people_log_in_to_each_version_of_a_branch_until_it_is_closed(
+    with_logins: World, keycloak: KeycloakServer, openbao: OpenBaoServer
+) -> None:
+    for ref in ("main", "pr-1"):
+        with_logins.build(logs_in(with_logins), ref=ref)
+    with_logins.converge()
+
+    for ref, client_id in (("main", "shop"), ("pr-1", "shop-staging")):
+        variables = told(with_logins, ref)[0]
+        assert variables["OIDC_CLIENT_ID"] == client_id
+        callback = f"https://shop-api-{ref}.localhost/callback"
+        claims = keycloak.log_in(client_id, variables["OIDC_CLIENT_SECRET"], callback)
+        assert claims["aud"] == client_id
+    stored = openbao.call("GET", "secret/data/secretspec/shop/preview/OIDC_CLIENT_SECRET")
+    assert stored["data"]["data"] == {"value": variables["OIDC_CLIENT_SECRET"]}
+    assert with_logins.is_settled()
+
+    with db.write():
+        refs.remove(with_logins.project, "pr-1", "closed", 0.0)
+    with_logins.converge()
+    with pytest.raises(LoginRefused):
+        keycloak.log_in("shop-staging", variables["OIDC_CLIENT_SECRET"], callback)
+
+    with db.write():
+        refs.remove(with_logins.project, "main", "gone", 0.0)
+    with_logins.converge()
+    assert keycloak.client_ids() == frozenset()
+
+
+def test_a_service_starts_without_its_logins_and_gets_them_when_they_can_be_had(
+    with_logins: World, relay: Relay
+) -> None:
+    port, relay.port = relay.port, 1  # nobody is there
+    build = with_logins.build(logs_in(with_logins))
+    with_logins.converge()
+    assert with_logins.status(build) == BuildStatus.DONE
+    assert "starts without its logins" in builds.full_log(build.id)
+    assert "OIDC_CLIENT_ID" not in told(with_logins)[0]
+
+    relay.port = port
+    with_logins.converge()
+
+    assert told(with_logins)[0]["OIDC_CLIENT_ID"] == "shop"
+    assert with_logins.is_settled()
+
+
+def test_a_login_that_was_edited_by_hand_is_put_right(with_logins: World, keycloak: KeycloakServer) -> None:
+    with_logins.build(logs_in(with_logins))
+    with_logins.converge()
+    keycloak.change("shop", redirectUris=["https://evil.example.org/*"])
+
+    rotation.look(with_logins.settings, with_logins.doorbell, with_logins.host)
+
+    hosts = ("shop-api-main.localhost", "shop-main.localhost")
+    assert sorted(keycloak.client("shop")["redirectUris"]) == [f"https://{host}/callback" for host in hosts]
 
 
 def test_a_resource_that_is_not_offered_fails_the_build_with_a_sentence(world: World) -> None:
