@@ -116,6 +116,11 @@ def ask(
     return server.psql(statement, server.user(login(owner, service)), variables)
 
 
+def refused(url: str, says: str) -> None:
+    with pytest.raises(psycopg.OperationalError, match=says):
+        psycopg.connect(url)
+
+
 # --- what an application gets ----------------------------------------------------------------------------
 
 
@@ -155,6 +160,36 @@ def test_peer_variables_are_those_of_the_original_and_what_libpq_reads(
         "PGDATABASE": local.name(FEATURE),
         "PGUSER": login(FEATURE),
     }
+
+
+@pytest.mark.parametrize(
+    ("place", "by", "url", "port"),
+    [
+        ("host=/run/pg", "peer", "postgresql:///DB?host=/run/pg", None),
+        ("", "peer", "postgresql:///DB?host=/run/postgresql", None),
+        ("host='/run/p g&x' port=5433", "peer", "postgresql:///DB?host=/run/p%20g%26x&port=5433", "5433"),
+        (
+            "postgresql://kennel@db.example.org/x",
+            "password",
+            "postgresql://U:P@db.example.org:5432/DB",
+            "5432",
+        ),
+        ("hostaddr=::1 port=5433", "password", "postgresql://U:P@[::1]:5433/DB", "5433"),
+        ("host=/run/pg", "password", "postgresql://U:P@/DB?host=/run/pg", "5432"),
+    ],
+)
+def test_variables_lead_to_the_server_that_kennel_uses(
+    settings: Settings, memory: Remembered, place: str, by: str, url: str, port: str | None
+) -> None:
+    projects.create_secret_key(settings.secret_key_file)
+    chosen = {"postgres": place, "postgres_auth": by}
+
+    variables = Postgres(settings.model_copy(update=chosen)).variables(FEATURE, memory, "api")
+
+    url = url.replace("DB", variables["PGDATABASE"])
+    assert variables["DATABASE_URL"] == url.replace("U:P", f"{login(FEATURE)}:{variables.get('PGPASSWORD')}")
+    assert variables.get("PGPORT") == port
+    assert ("PGPASSWORD" in variables) == (by == "password")
 
 
 def test_a_password_reaches_the_database_over_tcp(
@@ -238,9 +273,11 @@ def test_a_database_takes_as_many_connections_as_the_settings_say(
     urls = [provisioner.variables(FEATURE, memory, name)["DATABASE_URL"] for name in FEATURE.services]
 
     with psycopg.connect(urls[0]), psycopg.connect(urls[1]):
-        one_more = pytest.raises(psycopg.OperationalError, match="too many connections for database")
-        with one_more:
-            psycopg.connect(urls[0])
+        refused(urls[0], "too many connections for database")
+    with psycopg.connect(urls[0]) as one:
+        one.execute(f"ALTER DATABASE {provisioner.name(FEATURE)} CONNECTION LIMIT 100")  # its owner may
+    with psycopg.connect(urls[0]), psycopg.connect(urls[0]):
+        refused(urls[0], "too many connections for role")
 
     more = Postgres(by_password.model_copy(update={"postgres_connections": 3}))
     assert missing(more, FEATURE, memory) == {f"settings of {more.name(FEATURE)}"}
@@ -331,6 +368,15 @@ def test_nothing_is_missing_after_ensure(provisioner: Postgres, memory: Remember
     provisioner.ensure(FEATURE, memory)
 
     assert missing(provisioner, FEATURE, memory) == frozenset()
+
+
+def test_where_nothing_is_to_be_done_ensure_only_looks(
+    provisioner: Postgres, postgres_settings: Settings, memory: Remembered
+) -> None:
+    provisioner.ensure(FEATURE, memory)
+
+    assert count_steps(postgres_settings, lambda counted: counted.ensure(FEATURE, memory)) == 2
+    assert count_steps(postgres_settings, lambda counted: counted.present()) == 1
 
 
 def test_ensure_mends_what_was_changed_by_hand(
@@ -525,7 +571,7 @@ def crashing(settings: Settings, at: int, *, answered: bool) -> Postgres:
     )
 
 
-def count_steps(settings: Settings, work: Callable[[Postgres], None]) -> int:
+def count_steps(settings: Settings, work: Callable[[Postgres], object]) -> int:
     server = CrashingServer(settings.postgres, settings.postgres_password_file, at=0, answered=False)
     work(Postgres(settings, server))
     return next(server.calls) - 1
