@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Any, NoReturn
 
+import idna
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from kennel_core.errors import BuildFailed
@@ -22,6 +23,8 @@ HEALTH_TIMEOUT_MAX_S = 600
 REDIRECT_PATHS_MAX = 20
 
 _DOMAIN = re.compile(r"(?=.{4,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
+
+_RESERVED = frozenset({"arpa", "internal", "invalid", "local", "onion"})
 
 
 def _name(value: str) -> str:
@@ -37,7 +40,13 @@ def _package(value: str) -> str:
 
 
 def _domain(value: str) -> str:
-    host = value.lower()
+    """Spell a domain as DNS does: lower case, other scripts in their ASCII form (RFC 5891, UTS 46)."""
+    try:
+        host = value.lower() if value.isascii() else idna.encode(value, uts46=True).decode()
+    except idna.IDNAError as exc:
+        raise ValueError(f"is no domain name: {plain(str(exc))}") from exc
+    if host.rpartition(".")[2] in _RESERVED:
+        raise ValueError("is below a name that no host on the Internet can have (RFC 6761, RFC 7686)")
     if not _DOMAIN.fullmatch(host):
         raise ValueError(
             "must be a full host name such as shop.example.org: no port, path, wildcard or address"
