@@ -11,7 +11,18 @@ import sys
 import click
 
 from kennel_core import logs
-from kennel_core.cli import build, deployment, migrate, passes, project, secrets, webhook
+from kennel_core.cli import (
+    audit,
+    build,
+    deployment,
+    doctor,
+    migrate,
+    passes,
+    project,
+    resource,
+    secrets,
+    webhook,
+)
 from kennel_core.cli.context import SettingsError
 from kennel_core.errors import (
     BadSignature,
@@ -50,6 +61,9 @@ for command in (
     deployment.deployment,
     passes.plan,
     passes.reconcile,
+    resource.resource,
+    audit.audit,
+    doctor.doctor,
     webhook.webhook,
 ):
     kennel.add_command(command)

@@ -15,23 +15,28 @@ DELIVERIES_KEPT_S = 30 * 86_400.0  # a delivery that comes again later than this
 
 
 def sweep(settings: Settings, now: float) -> None:
-    """Drop roots of outputs that no row needs and no rollback may need, and old deliveries.
+    """Drop roots of outputs that no row needs and no rollback may need, and old deliveries."""
+    Delivery.delete().where(Delivery.received_at < now - DELIVERIES_KEPT_S).execute()
+    for root in unneeded_roots(settings):
+        root.unlink(missing_ok=True)
+
+
+def unneeded_roots(settings: Settings) -> list[Path]:
+    """Name the GC roots that may go.
 
     Kept are the builds that rows name, those that still run, and the last `keep_builds` of each ref that is
     deployed. Other names are left alone.
     """
-    Delivery.delete().where(Delivery.received_at < now - DELIVERIES_KEPT_S).execute()
     roots = _by_build(settings.gcroots_dir)  # first: a build that begins later is none of these
     unfinished = {
         row.id
         for row in Build.select(Build.id).where(Build.status << [BuildStatus.BUILDING, BuildStatus.BUILT])
     }
-    if roots.keys() - unfinished:
-        keep = unfinished | deployments.builds_named() | _kept(settings.keep_builds)
-        keep |= _origins(keep)
-        for build_id in roots.keys() - keep:
-            for root in roots[build_id]:
-                root.unlink(missing_ok=True)
+    if not roots.keys() - unfinished:
+        return []
+    keep = unfinished | deployments.builds_named() | _kept(settings.keep_builds)
+    keep |= _origins(keep)
+    return [root for build_id in sorted(roots.keys() - keep) for root in roots[build_id]]
 
 
 def end_lost_work(settings: Settings) -> None:
@@ -39,14 +44,18 @@ def end_lost_work(settings: Settings) -> None:
 
     A build that is taken again does so for itself. Cheap when there is no build directory.
     """
+    for directory in lost_work(settings):
+        process_tree.end_left_by(directory)
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def lost_work(settings: Settings) -> list[Path]:
+    """Name the directories of builds that have ended."""
     directories = _by_build(settings.work_dir)  # first, as above
     if not directories:
-        return
+        return []
     kept = {row.id for row in Build.select(Build.id).where(Build.status.not_in(list(FINAL)))}
-    for build_id in directories.keys() - kept:
-        for directory in directories[build_id]:
-            process_tree.end_left_by(directory)
-            shutil.rmtree(directory, ignore_errors=True)
+    return [path for build_id in sorted(directories.keys() - kept) for path in directories[build_id]]
 
 
 def _by_build(directory: Path) -> dict[int, list[Path]]:

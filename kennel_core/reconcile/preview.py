@@ -55,15 +55,16 @@ def _why_start(row: Desired, units: Mapping[str, str]) -> str:
     return f"build {row.build_id} wants it" if row.rollout else f"it is {state}, and should run"
 
 
-def _entry(row: Desired) -> routes.Proxy | routes.Files:
-    hosts = tuple(sorted(row.hosts))  # as `routes.entries` gives them
+def entry_of(row: Desired) -> routes.Proxy | routes.Files:
+    """Say where a row's hosts must lead, as `routes.entries` gives it."""
+    hosts = tuple(sorted(row.hosts))
     if row.port is not None:
         return routes.Proxy(hosts=hosts, port=row.port, id=row.id)
     return routes.Files(hosts=hosts, root=row.store_path, spa=row.spa, id=row.id)
 
 
 def _route(rows: Wanted, current: Mapping[int, routes.Proxy | routes.Files]) -> list[Step]:
-    live = {row.id: _entry(row) for row in rows.live}
+    live = {row.id: entry_of(row) for row in rows.live}
     steps = []
     for number, entry in sorted(live.items()):
         found = current.get(number)

@@ -1,0 +1,24 @@
+"""Keycloak: the token, and the right to make clients."""
+
+import secrets
+
+from kennel_core.doctor.checks import Checks, ok
+from kennel_core.doctor.trial import PROJECT, PROJECT_ID
+from kennel_core.oidc import Client
+from kennel_core.provision.oidc import Oidc
+from kennel_core.settings import Settings
+
+SYSTEM = "keycloak"
+
+
+def examine(settings: Settings) -> Checks:
+    """Make and remove a client. Raises what a pass would get."""
+    server = Oidc(settings)
+    server.present()
+    yield ok(SYSTEM, f"realm {settings.keycloak_realm} of {settings.keycloak} lists its clients")
+    name = f"{PROJECT}-{secrets.token_hex(6)}"
+    try:
+        server.ensure(Client(name, PROJECT_ID, PROJECT, ()))
+    finally:
+        server.remove(name, PROJECT_ID)
+    yield ok(SYSTEM, "made and removed a client: it has manage-clients")
