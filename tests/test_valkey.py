@@ -415,6 +415,23 @@ def test_a_crash_at_any_step_is_made_good_by_the_next_attempt(
         assert step > 2
 
 
+def test_what_another_mode_made_is_not_forgotten(make: Make, shared_valkey: ValkeyServer) -> None:
+    users, databases = make("acl"), make("db")
+    memory = made(databases, MAIN)
+    users.ensure(MAIN, memory)
+    with shared_valkey.client(1) as first:
+        first.set("a", "1")
+
+    with pytest.raises(Rejected, match="KENNEL_VALKEY=db made it something, too"):
+        users.remove(MAIN, memory)
+    databases.remove(MAIN, memory)
+    users.remove(MAIN, memory)
+
+    with shared_valkey.client() as root:
+        assert root.info("keyspace") == {}
+        assert root.acl_users() == ["default"]
+
+
 @pytest.mark.parametrize("mode", ["acl", "db"])
 def test_a_server_that_is_down_is_unavailable(make: Make, shared_valkey: ValkeyServer, mode: str) -> None:
     shared = make(mode)

@@ -5,6 +5,7 @@ from kennel_core.adapters.valkey import SYSTEM, Valkey, digest
 from kennel_core.errors import Rejected
 from kennel_core.provision import Memory, Owner
 from kennel_core.provision.valkey.addresses import addresses
+from kennel_core.provision.valkey.modes import forget
 from kennel_core.settings import Settings
 
 # Refused besides @admin and @dangerous, because these show or change what is everybody's: names of keys,
@@ -73,13 +74,13 @@ class Users:
     def remove(self, owner: Owner, memory: Memory) -> None:
         """Shut the user out, and delete its keys and then itself."""
         name = self.name(owner)
-        if memory.state.get("user") != name:
-            return  # it was never made; what has its name is somebody else's
-        with self._server() as server:
-            if server.password_digests(name) is not None:
-                server.shut_out(name)
-            server.delete_keys(f"{name}:")
-            server.delete_user(name)
+        if memory.state.get("user") == name:  # else it was never made; what has its name is somebody else's
+            with self._server() as server:
+                if server.password_digests(name) is not None:
+                    server.shut_out(name)
+                server.delete_keys(f"{name}:")
+                server.delete_user(name)
+        forget(memory, "user", name)
 
     def password(self, owner: Owner) -> str:
         """Derive the user's password; only Kennel can."""

@@ -8,6 +8,7 @@ from kennel_core.adapters.valkey import SYSTEM, Valkey, password
 from kennel_core.errors import Rejected
 from kennel_core.provision import Memory, Owner
 from kennel_core.provision.valkey.addresses import addresses
+from kennel_core.provision.valkey.modes import forget
 from kennel_core.settings import Settings
 
 _choosing = threading.Lock()  # from reading the numbers that are taken to noting another
@@ -32,7 +33,8 @@ class Databases:
 
     def parts(self, owner: Owner, memory: Memory) -> frozenset[str]:
         """Name the database by its number; until it has one, by a name that is never present."""
-        return frozenset({f"database {memory.state.get('db', f'of {self.name(owner)}')}"})
+        number = memory.state.get("db")
+        return frozenset({f"database {f'of {self.name(owner)}' if number is None else number}"})
 
     def present(self) -> frozenset[str]:
         """Name every database that the server has."""
@@ -44,13 +46,12 @@ class Databases:
         operation = f"choose a database for {self.name(owner)}"
         with self._server() as server:
             count = server.databases()
-            if "db" not in memory.state:
+            number = memory.state.get("db")
+            if number is None:
                 with _choosing:
                     memory.note(db=self._free(server, count, operation))
-            elif memory.state["db"] >= count:
-                detail = (
-                    f"its number is {memory.state['db']}: the server's `databases` must be more than {count}"
-                )
+            elif number >= count:
+                detail = f"its number is {number}: the server's `databases` must be more than {count}"
                 raise Rejected(SYSTEM, operation, detail)
 
     def variables(self, owner: Owner, memory: Memory, service: str) -> dict[str, str]:  # noqa: ARG002
@@ -58,11 +59,12 @@ class Databases:
         secret = password(self._settings.valkey_password_file, f"read the password for {self.name(owner)}")
         return addresses(self._settings.valkey_url, memory.state["db"], password=secret or "")
 
-    def remove(self, owner: Owner, memory: Memory) -> None:  # noqa: ARG002  # the number says whose it is
+    def remove(self, owner: Owner, memory: Memory) -> None:
         """End the connections of the database and empty it; its number is free when the row is gone."""
-        if "db" in memory.state:
+        if memory.state.get("db") is not None:
             with self._server() as server:
                 server.empty(memory.state["db"])
+        forget(memory, "db", self.name(owner))
 
     def _free(self, server: Valkey, count: int, operation: str) -> int:
         taken = {0, *self._taken(), *server.used_databases()}

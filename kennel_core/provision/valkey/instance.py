@@ -13,6 +13,7 @@ from kennel_core.adapters.unit_spec import UnitSpec, dynamic_user
 from kennel_core.adapters.valkey import Valkey
 from kennel_core.errors import AdapterError, Rejected, Unavailable
 from kennel_core.provision import Memory, Owner
+from kennel_core.provision.valkey.modes import forget
 from kennel_core.settings import Settings
 
 SYSTEM = "valkey"
@@ -107,8 +108,11 @@ class Instances:
 
     def remove(self, owner: Owner, memory: Memory) -> None:
         """Stop the server, and delete its data and its directory."""
-        if "unit" not in memory.state:
-            return  # it was never made; what has its name is somebody else's
+        if memory.state.get("unit") is not None:  # else it was never made, and what has its name is another's
+            self._remove(owner)
+        forget(memory, "unit", self.name(owner))
+
+    def _remove(self, owner: Owner) -> None:
         unit = self._unit(owner)
         with StatefulSystemd(self._settings.bus) as systemd:
             self._is_ours(systemd, owner, f"remove {unit}")
