@@ -6,10 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import requests
-from requests.adapters import HTTPAdapter
+import urllib3
 
-from kennel_core.adapters.openbao_login import SYSTEM, Login, provider, said
+from kennel_core.adapters.openbao_login import SYSTEM, Answer, Login, provider
 from kennel_core.errors import AdapterError, Rejected, Unavailable
 from kennel_core.settings import Settings
 
@@ -86,7 +85,7 @@ class OpenBao:
         operation = f"read {self.mount}/{path}"
         return self._entry(operation, self._get(operation, lambda: self._request(path)))
 
-    def _request(self, path: str) -> requests.Response:
+    def _request(self, path: str) -> Answer:
         kv = self._client.secrets.kv
         if self.where.kv == 1:
             return kv.v1.read_secret(path, mount_point=self.mount)  # type: ignore[no-any-return]
@@ -94,11 +93,11 @@ class OpenBao:
             path, mount_point=self.mount, raise_on_deleted_version=False
         )
 
-    def _entry(self, operation: str, response: requests.Response) -> Entry | None:
-        if response.status_code == 404:
+    def _entry(self, operation: str, response: Answer) -> Entry | None:
+        if response.status == 404:
             return None
         try:
-            data = response.json()["data"]
+            data = (response.body or {})["data"]
             if self.where.kv == 1:
                 return Entry(dict(data), None)
             return Entry(dict(data["data"]), int(data["metadata"]["version"]))
@@ -113,50 +112,50 @@ class OpenBao:
         operation = f"read the metadata of {self.mount}/{path}"
         metadata = self._client.secrets.kv.v2.read_secret_metadata
         response = self._get(operation, lambda: metadata(path, mount_point=self.mount))
-        if response.status_code == 404:
+        if response.status == 404:
             return None
         try:
-            data = response.json()["data"]
+            data = (response.body or {})["data"]
             current = int(data["current_version"])
             state = data["versions"].get(str(current), {"destroyed": True})
         except (KeyError, TypeError, ValueError) as exc:
             raise Unavailable(SYSTEM, operation, "the answer is not that of KV version 2") from exc
         return None if state.get("destroyed") or state.get("deletion_time") else current
 
-    def _get(self, operation: str, call: Callable[[], requests.Response]) -> requests.Response:
+    def _get(self, operation: str, call: Callable[[], Answer]) -> Answer:
         """Ask with a good token; the answer is a success, or a 404 for something that is not there."""
         token = self._login.token()
         response = self._ask(operation, call)
-        if response.status_code == 403 and self._login.replace(token):
+        if response.status == 403 and self._login.replace(token):
             response = self._ask(operation, call)
         if response.ok or _is_missing(response):
             return response
-        raise Rejected(SYSTEM, operation, f"{said(response)}; {_remedy(response, self.where.kv)}")
+        raise Rejected(SYSTEM, operation, f"{response.said}; {_remedy(response, self.where.kv)}")
 
-    def _ask(self, operation: str, call: Callable[[], requests.Response]) -> requests.Response:
+    def _ask(self, operation: str, call: Callable[[], Answer]) -> Answer:
         """Send one request; the answer is JSON, and neither says "later" nor comes from somebody else."""
         url = self.where.url
         try:
             response = call()
-        except requests.Timeout as exc:
-            silence = f"no answer from {url} within {self._timeout:g} s"
-            raise Unavailable(SYSTEM, operation, silence) from exc
-        except requests.RequestException as exc:
-            raise Unavailable(SYSTEM, operation, f"cannot reach {url}: {exc}; does it run?") from exc
-        status = response.status_code
-        try:
-            is_json = status == 204 or isinstance(response.json(), dict)
-        except ValueError:
-            is_json = False
+        except urllib3.exceptions.HTTPError as exc:
+            reason = getattr(exc, "reason", None) or exc
+            refused = isinstance(
+                reason, urllib3.exceptions.NewConnectionError
+            )  # which is a TimeoutError, too
+            if isinstance(reason, urllib3.exceptions.TimeoutError) and not refused:
+                silence = f"no answer from {url} within {self._timeout:g} s"
+                raise Unavailable(SYSTEM, operation, silence) from exc
+            raise Unavailable(SYSTEM, operation, f"cannot reach {url}: {reason}; does it run?") from exc
+        status = response.status
         if status in {501, 503}:
             what = (
                 "is not initialised" if status == 501 else "is sealed, starting or not initialised: unseal it"
             )
             raise Unavailable(SYSTEM, operation, f"{url} {what}")
-        if not is_json:
+        if response.body is None and status != 204:
             raise Unavailable(SYSTEM, operation, f"{status} of {url} is not JSON; is it OpenBao?")
-        if status == 429 or status >= 500 or (status == 400 and "check-and-set" in response.text):
-            raise Unavailable(SYSTEM, operation, said(response))
+        if status == 429 or status >= 500 or (status == 400 and "check-and-set" in response.said):
+            raise Unavailable(SYSTEM, operation, response.said)
         return response
 
     def _each(self, paths: Iterable[str], one: Callable[[str], T]) -> dict[str, T]:
@@ -175,37 +174,28 @@ class OpenBao:
     def _new_client(self, environ: Mapping[str, str]) -> Any:
         import hvac  # noqa: PLC0415  # takes memory in processes that never ask
 
-        session = requests.Session()
-        session.trust_env = False  # the environment's proxies are for the world outside
-        session.verify = environ.get("BAO_CACERT") or environ.get("VAULT_CACERT") or True
-        for scheme in ("http://", "https://"):
-            session.mount(scheme, HTTPAdapter(pool_maxsize=PARALLEL))
-        return hvac.Client(
-            url=self.where.url,
-            token="",  # not that of the environment: hvac would look for it
-            namespace=self.where.namespace,
-            timeout=self._timeout,
-            session=session,
-            adapter=hvac.adapters.RawAdapter,
-            ignore_exceptions=True,  # answers as they are: hvac's exceptions do not tell the status
-        )
+        from kennel_core.adapters.openbao_http import Transport  # noqa: PLC0415
+
+        ca = environ.get("BAO_CACERT") or environ.get("VAULT_CACERT")
+        transport = Transport(self.where, self._timeout, PARALLEL, ca)
+        return hvac.Client(token="", adapter=lambda **_: transport)  # no token of the environment's
 
 
-def _is_missing(response: requests.Response) -> bool:
+def _is_missing(response: Answer) -> bool:
     """Tell whether a 404 is about the entry, not about its mount."""
-    body = response.json() if response.status_code == 404 else {"errors": ["-"]}
-    return not body.get("errors") and not body.get("warnings")
+    body = response.body or {}
+    return response.status == 404 and not body.get("errors") and not body.get("warnings")
 
 
-def _deleted_version(response: requests.Response) -> int:
+def _deleted_version(response: Answer) -> int:
     """Give the version of the deleted entry that a 404 describes; 0 when there never was one."""
-    metadata = ((response.json() or {}).get("data") or {}).get("metadata") or {}
+    metadata = ((response.body or {}).get("data") or {}).get("metadata") or {}
     return int(metadata.get("version", 0))
 
 
-def _remedy(response: requests.Response, kv: int) -> str:
-    if response.status_code in {401, 403}:
+def _remedy(response: Answer, kv: int) -> str:
+    if response.status in {401, 403}:
         return "give the policy of Kennel's role this path"
-    if response.status_code == 404:
+    if response.status == 404:
         return f"is there a KV engine of version {kv} at this mount? It is named in KENNEL_SECRETS"
-    return "it is too large" if response.status_code == 413 else "see the log of OpenBao"
+    return "it is too large" if response.status == 413 else "see the log of OpenBao"

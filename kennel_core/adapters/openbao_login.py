@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-import requests
-
 from kennel_core.errors import ConfigError, Rejected, Unavailable
 from kennel_core.settings import Settings
 
@@ -106,6 +104,26 @@ def _wrong(what: str) -> NoReturn:
     raise ConfigError(f"KENNEL_SECRETS: {what}; see deploy/kennel.env.example")
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """`body` is JSON's object, None when there is none."""
+
+    status: int
+    body: dict[str, Any] | None
+
+    @property
+    def ok(self) -> bool:
+        """Whether it is a success."""
+        return 200 <= self.status < 300
+
+    @property
+    def said(self) -> str:
+        """The status and OpenBao's own words, on one line."""
+        errors = (self.body or {}).get("errors")
+        words = "; ".join(map(str, errors)) if isinstance(errors, list) else ""
+        return f"{self.status} {' '.join(words.split())[:300]}".strip()
+
+
 class Login:
     """One token for all requests: had when it is first needed, renewed in time, had anew once it is refused.
 
@@ -119,7 +137,7 @@ class Login:
         settings: Settings,
         environ: Mapping[str, str],
         client: Any,
-        ask: Callable[[str, Callable[[], requests.Response]], requests.Response],
+        ask: Callable[[str, Callable[[], Answer]], Answer],
     ) -> None:
         self._where = where
         self._settings = settings
@@ -181,9 +199,9 @@ class Login:
             raise Rejected(
                 SYSTEM,
                 "log in",
-                f"{said(answer)}; check the {self._where.auth} credentials, and that auth/{mount} exists",
+                f"{answer.said}; check the {self._where.auth} credentials, and that auth/{mount} exists",
             )
-        given = answer.json().get("auth") or {}
+        given = (answer.body or {}).get("auth") or {}
         if not isinstance(given.get("client_token"), str):
             raise Rejected(SYSTEM, "log in", "the answer holds no token; is multi-factor login asked for?")
         self._use(given["client_token"])
@@ -192,7 +210,7 @@ class Login:
     def _look_up(self, began: float) -> None:
         """Learn when a given token ends; it is used as it is where it may not ask."""
         answer = self._ask("look up the token", self._client.auth.token.lookup_self)
-        given = answer.json().get("data") or {} if answer.ok else {}
+        given = (answer.body or {}).get("data") or {} if answer.ok else {}
         self._lease(began, given.get("ttl"), renewable=bool(given.get("renewable")))
 
     def _renew(self) -> bool:
@@ -203,7 +221,7 @@ class Login:
             return False
         if not answer.ok:
             return False
-        given = answer.json().get("auth") or {}
+        given = (answer.body or {}).get("auth") or {}
         self._lease(began, given.get("lease_duration"), renewable=bool(given.get("renewable")))
         return True
 
@@ -232,11 +250,3 @@ class Login:
         if not found and needed:
             raise Rejected(SYSTEM, "log in", f"set KENNEL_{setting.upper()} to a file that holds it")
         return found or None
-
-
-def said(answer: requests.Response) -> str:
-    """Give the status and OpenBao's own words, on one line."""
-    body = answer.json()
-    errors = body.get("errors") if isinstance(body, dict) else None
-    words = "; ".join(map(str, errors)) if isinstance(errors, list) else ""
-    return f"{answer.status_code} {' '.join(words.split())[:300]}".strip()
