@@ -705,6 +705,25 @@ def test_removal_spares_a_foreign_database_below_roles_of_kennel(
     assert provisioner.present() == frozenset()
 
 
+def test_another_kennel_on_the_same_server_keeps_its_own(
+    postgres: PostgresServer, provisioner: Postgres, postgres_settings: Settings, memory: Remembered
+) -> None:
+    password = PASSWORD.replace("'", "''")
+    postgres.query(f"CREATE ROLE second LOGIN CREATEDB CREATEROLE PASSWORD '{password}'")
+    place = f"host=127.0.0.1 port={postgres.port} user=second"
+    by_password = {"postgres": place, "postgres_auth": "password"}
+    projects.create_secret_key(postgres_settings.secret_key_file)
+    second = Postgres(postgres_settings.model_copy(update=by_password))
+    provisioner.ensure(FEATURE, memory)
+    before = everything(postgres)
+
+    with pytest.raises(Rejected, match="where Kennel did under another role of its own, GRANT it"):
+        second.ensure(FEATURE, Remembered())
+    second.remove(FEATURE, Remembered())
+
+    assert everything(postgres) == before
+
+
 def test_only_what_carries_the_mark_is_listed(postgres: PostgresServer, provisioner: Postgres) -> None:
     postgres.query("CREATE ROLE kennel_shop_main_12345678_owner")
     postgres.query("CREATE DATABASE kennel_shop_main_12345678 OWNER kennel_shop_main_12345678_owner")

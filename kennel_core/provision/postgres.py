@@ -2,7 +2,8 @@
 
 The database and what is in it belong to an owner role that nobody logs in as; the logins are its members and
 act as it, so that what one service creates the others can use. Every role carries a comment that says whose
-it is, set in the transaction that makes it: what lacks it is somebody else's. PostgreSQL 14 or newer.
+it is, set in the transaction that makes it: what lacks it is somebody else's, and so is an owner role that
+Kennel's own is no member of. PostgreSQL 14 or newer.
 """
 
 from collections.abc import Collection
@@ -222,14 +223,17 @@ def _look(session: Session, names: Names) -> _Found:
     what = f"look for {names.database}"
     roles = session.rows(what, statements.ROLES, owner=names.owner, names=sorted(names.roles))
     databases = session.rows(what, statements.DATABASE, database=names.database)
-    ours = {row["name"]: row for row in roles if row["mark"] == names.mark}
-    others = {row["name"] for row in roles if row["mark"] != names.mark}
-    return _Found(ours, others & names.roles, databases[0] if databases else None)
+    marked = {row["name"]: row for row in roles if row["mark"] == names.mark}
+    if names.owner in marked and not marked[names.owner]["is_kennels"]:
+        marked = {}  # another Kennel's, on the same server
+    others = names.roles & ({row["name"] for row in roles} - marked.keys())
+    return _Found(marked, others, databases[0] if databases else None)
 
 
 def _refuse_foreign(found: _Found, names: Names) -> None:
     for role in sorted(found.foreign):
         detail = "somebody else made a role of this name: rename it, or drop it"
+        detail += "; where Kennel did under another role of its own, GRANT it to the present one"
         raise Rejected(SYSTEM, f"create role {role}", detail)
     if found.database is not None and found.database["owner"] not in found.ours:
         detail = f"it belongs to {found.database['owner']}: somebody else made it; rename it, or drop it"

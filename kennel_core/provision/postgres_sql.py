@@ -23,6 +23,7 @@ ROLES = SQL("""
     SELECT * FROM (
         SELECT r.rolname AS name, shobj_description(r.oid, 'pg_authid') AS mark,
             r.rolcanlogin AS can_login, r.rolconnlimit AS connections,
+            pg_has_role(current_user, r.oid, 'MEMBER') AS is_kennels,
             ('role=' || %(owner)s) = ANY (r.rolconfig) AS acts_as_owner,
             EXISTS (SELECT FROM pg_auth_members m JOIN pg_roles o ON o.oid = m.roleid
                 WHERE m.member = r.oid AND o.rolname = %(owner)s) AS is_member
