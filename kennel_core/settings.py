@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Literal, NoReturn, Self
 
 import pydantic
 from pydantic import ConfigDict, Field
@@ -19,9 +19,16 @@ from kennel_core.errors import ConfigError
 
 PREFIX = "KENNEL_"
 HOST = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
+URL = re.compile(r"https?://[^\s/@?#]+(/[^\s@?#]*)?")
 
 Seconds = Annotated[float, Field(gt=0)]
 Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+_TOGETHER = {  # what must be set when something else is
+    "garage_admin": ("garage_token_file", "garage_s3"),
+    "keycloak": ("keycloak_realm", "keycloak_secret_file"),
+}
 
 
 class Settings(pydantic.BaseModel):
@@ -49,6 +56,19 @@ class Settings(pydantic.BaseModel):
     caddy_server: str = Field("kennel", description="key below apps.http.servers whose routes Kennel owns")
     bus: str = Field("system", description="D-Bus of systemd: system, session, or an address (unix:path=...)")
     journal_dir: Path | None = Field(None, description="journal directory, where it is not the host's own")
+
+    # forge
+    forge_url: str = Field("", description="URL of the Forgejo or Gitea, as its ROOT_URL says; empty: none")
+    forge_token_file: Path | None = Field(
+        None, description="file with a token that has write:repository and write:issue"
+    )
+    forge_hook_url: str = Field(
+        "", description="where the forge delivers; empty: /webhook of the domain, or of the bind address"
+    )
+    forge_interval: Seconds = Field(300, description="how often hooks and repositories are looked at")
+    auto_register_secret_file: Path | None = Field(
+        None, description="file with a secret whose first delivery registers a repository; empty: none does"
+    )
 
     # builds
     max_builds: int = Field(2, ge=1, le=64, description="builds at once")
@@ -134,6 +154,13 @@ class Settings(pydantic.BaseModel):
             raise ValueError("must be a host name in lower case, such as apps.example.org")
         return value
 
+    @pydantic.field_validator("forge_url", "forge_hook_url")
+    @classmethod
+    def _is_url(cls, value: str) -> str:
+        if value and not URL.fullmatch(value):
+            raise ValueError("must be a URL without a user name, such as https://forge.example.org")
+        return value.rstrip("/")
+
     @pydantic.field_validator("bind", "follow_bind")
     @classmethod
     def _is_address(cls, value: str) -> str:
@@ -156,6 +183,21 @@ class Settings(pydantic.BaseModel):
         if not 1024 <= first <= last <= 65535:
             raise ValueError("must be FIRST-LAST with 1024 <= FIRST <= LAST <= 65535")
         return value
+
+    @pydantic.model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        """Refuse a neighbour that is only half described."""
+        lacking = [
+            f"{variable(name)}: must be set, because {variable(because)} is"
+            for because, names in _TOGETHER.items()
+            for name in names
+            if getattr(self, because) and not getattr(self, name)
+        ]
+        if self.valkey in ("acl", "db") and not self.valkey_url:
+            lacking.append(f"{variable('valkey_url')}: must name the server of mode {self.valkey}")
+        if lacking:
+            raise ValueError("\n".join(lacking))
+        return self
 
     @property
     def database(self) -> Path:
@@ -188,6 +230,12 @@ class Settings(pydantic.BaseModel):
         return self.runtime_dir / "targets"
 
     @property
+    def webhook_url(self) -> str:
+        """Where the forge delivers."""
+        base = self.url(self.domain) if self.domain else f"http://{self.bind}"
+        return self.forge_hook_url or f"{base}/webhook"
+
+    @property
     def port_range(self) -> range:
         """The ports a service may get."""
         first, last = map(int, self.ports.split("-"))
@@ -218,10 +266,20 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
     try:
         settings = Settings.model_validate(_given(environ))
     except pydantic.ValidationError as exc:
-        problems += [f"{PREFIX}{str(error['loc'][0]).upper()}: {error['msg']}" for error in exc.errors()]
+        problems += [_problem(error["loc"], error["msg"]) for error in exc.errors()]
     if problems:
         raise ConfigError("\n".join(problems))
     return settings
+
+
+def variable(field: str) -> str:
+    """Name the environment variable of a setting."""
+    return f"{PREFIX}{field.upper()}"
+
+
+def _problem(location: tuple[int | str, ...], message: str) -> str:
+    """Say what is wrong with one setting, or which are missing."""
+    return f"{variable(str(location[0]))}: {message}" if location else message.removeprefix("Value error, ")
 
 
 def load_or_exit() -> Settings:
@@ -240,7 +298,7 @@ def refuse(error: ConfigError) -> NoReturn:
 
 def _given(environ: Mapping[str, str]) -> dict[str, str]:
     """Return the values that are set, by field; an empty variable counts as not set."""
-    values = {name: environ.get(f"{PREFIX}{name.upper()}") for name in Settings.model_fields}
+    values = {name: environ.get(variable(name)) for name in Settings.model_fields}
     return {name: value for name, value in values.items() if value}
 
 
@@ -249,6 +307,6 @@ def _is_unknown(variable: str) -> bool:
 
 
 def _misspelt(variable: str) -> str:
-    known = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
+    known = [variable(name) for name in Settings.model_fields]
     close = difflib.get_close_matches(variable, known, n=1)
     return f"{variable}: there is no such setting" + (f"; did you mean {close[0]}?" if close else "")

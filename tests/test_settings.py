@@ -68,6 +68,17 @@ def test_every_wrong_setting_is_named_at_once() -> None:
     }
 
 
+def test_a_neighbour_that_is_half_described_is_refused() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load({"KENNEL_GARAGE_ADMIN": "http://127.0.0.1:3903", "KENNEL_VALKEY": "acl"})
+
+    assert str(caught.value).splitlines() == [
+        "KENNEL_GARAGE_TOKEN_FILE: must be set, because KENNEL_GARAGE_ADMIN is",
+        "KENNEL_GARAGE_S3: must be set, because KENNEL_GARAGE_ADMIN is",
+        "KENNEL_VALKEY_URL: must name the server of mode acl",
+    ]
+
+
 def test_an_empty_variable_is_a_missing_one() -> None:
     assert load({"KENNEL_MAX_BUILDS": "", "KENNEL_JOURNAL_DIR": ""}) == Settings()
 

@@ -44,7 +44,8 @@ class UnitFiles:
         with _translated("write", directory):
             self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
             shutil.rmtree(new, ignore_errors=True)
-            (new / CREDENTIALS).mkdir(mode=0o700, parents=True)
+            new.mkdir(mode=0o700)
+            (new / CREDENTIALS).mkdir(mode=0o700)
             _write(new / ENVIRONMENT, environment.encode())
             for name, content in credentials.items():
                 _write(new / CREDENTIALS / name, content)
@@ -71,7 +72,7 @@ class UnitFiles:
         directory = self._root / unit
         with _translated("read", directory):
             files = [file.read_bytes() for file in _entries(directory / CREDENTIALS)]
-            text = (directory / ENVIRONMENT).read_text() if directory.exists() else ""
+            text = (directory / ENVIRONMENT).read_bytes().decode() if directory.exists() else ""
             return [*(value.encode() for value in env_file.values(text)), *files]
 
     def units(self) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from kennel_core import db, resources
-from kennel_core.errors import AdapterError, Unavailable
+from kennel_core.errors import AdapterError, ConfigError, Unavailable
 from kennel_core.inputs import Inputs
 from kennel_core.oidc import Client
 from kennel_core.provision import SECRET, Memory, Owner, Provisioner
@@ -148,6 +148,8 @@ def each(action: Callable[[T], R], tasks: Sequence[T]) -> list[R | AdapterError]
             return action(task)
         except AdapterError as exc:
             return exc
+        except ConfigError as exc:  # a file that a setting names, say: an operator mends it while passes go on
+            return Unavailable("settings", "use", str(exc))
 
     if not tasks:
         return []

@@ -6,8 +6,9 @@ from typing import Any
 
 from peewee import fn
 
-from kennel_core import deployments
+from kennel_core import deployments, resources
 from kennel_core.adapters import process_tree
+from kennel_core.adapters.unit_files import UnitFiles
 from kennel_core.models import FINAL, Build, BuildStatus, Delivery, Deployment
 from kennel_core.settings import Settings
 
@@ -15,7 +16,10 @@ DELIVERIES_KEPT_S = 30 * 86_400.0  # a delivery that comes again later than this
 
 
 def sweep(settings: Settings, now: float) -> None:
-    """Drop roots of outputs that no row needs and no rollback may need, and old deliveries."""
+    """Drop GC roots and units' files that nothing needs, and old deliveries."""
+    files = UnitFiles(settings.inputs_dir)
+    for unit in set(files.units()) - resources.units().keys():
+        files.remove(unit)
     Delivery.delete().where(Delivery.received_at < now - DELIVERIES_KEPT_S).execute()
     for root in unneeded_roots(settings):
         root.unlink(missing_ok=True)

@@ -5,7 +5,7 @@ import time
 import structlog
 
 from kennel_core import db, naming, oidc, resources
-from kennel_core.errors import AdapterError
+from kennel_core.errors import AdapterError, ConfigError
 from kennel_core.models import Resource
 from kennel_core.provision.servers import each
 from kennel_core.reconcile.plan import Desired
@@ -19,7 +19,11 @@ def settle(state: State, *, again: bool = False) -> None:
 
     With `again` every client is compared with what Keycloak has.
     """
-    server = state.host.servers.oidc
+    try:
+        server = state.host.servers.oidc
+    except ConfigError as exc:
+        log.warning("no logins", error=str(exc))
+        return
     noted = {row.name: row for (kind, *_), row in state.owned.items() if kind == resources.OIDC}
     rows = [row for row in (*state.rows.live, *state.rows.rollouts) if row.oidc]
     if server is None or not (rows or noted):
