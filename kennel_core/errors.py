@@ -96,7 +96,11 @@ class AdapterError(KennelError):
 
 
 class Unavailable(AdapterError):
-    """No answer, a time-out, or "later"."""
+    """No answer, a time-out, or "later": `retry_after` is in how many seconds, when the system said so."""
+
+    def __init__(self, system: str, operation: str, detail: str, *, retry_after: float | None = None) -> None:
+        super().__init__(system, operation, detail)
+        self.retry_after = retry_after
 
 
 class Rejected(AdapterError):
