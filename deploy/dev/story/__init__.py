@@ -1,0 +1,30 @@
+"""What the demo tells, chapter by chapter, and what it tells it with."""
+
+from pathlib import Path
+
+from rich.console import Console
+
+ROOT = Path(__file__).resolve().parents[3]
+STACK = ROOT / ".kennel"
+HOME = STACK / "demo"
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+class Surprise(Exception):
+    """The demo saw something that should not be."""
+
+
+def check(condition: object, what: str) -> None:
+    if not condition:
+        raise Surprise(what)
+    console.print(f"  [green]✓[/] {what}")
+
+
+def title(text: str) -> None:
+    console.print(f"\n[bold]{text}[/]")
+
+
+def say(text: str) -> None:
+    """Print a line as it is, cut to the terminal's width."""
+    console.print(f"  {text}"[: console.width - 1], markup=False)
