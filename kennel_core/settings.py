@@ -302,11 +302,11 @@ def _given(environ: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in values.items() if value}
 
 
-def _is_unknown(variable: str) -> bool:
-    return variable.startswith(PREFIX) and variable.removeprefix(PREFIX).lower() not in Settings.model_fields
+def _is_unknown(name: str) -> bool:
+    return name.startswith(PREFIX) and name.removeprefix(PREFIX).lower() not in Settings.model_fields
 
 
-def _misspelt(variable: str) -> str:
+def _misspelt(wrong: str) -> str:
     known = [variable(name) for name in Settings.model_fields]
-    close = difflib.get_close_matches(variable, known, n=1)
-    return f"{variable}: there is no such setting" + (f"; did you mean {close[0]}?" if close else "")
+    close = difflib.get_close_matches(wrong, known, n=1)
+    return f"{wrong}: there is no such setting" + (f"; did you mean {close[0]}?" if close else "")

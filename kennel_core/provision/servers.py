@@ -148,7 +148,7 @@ def each(action: Callable[[T], R], tasks: Sequence[T]) -> list[R | AdapterError]
             return action(task)
         except AdapterError as exc:
             return exc
-        except ConfigError as exc:  # a file that a setting names, say: an operator mends it while passes go on
+        except ConfigError as exc:  # a file that a setting names, say: mended while passes go on
             return Unavailable("settings", "use", str(exc))
 
     if not tasks:

@@ -1,6 +1,7 @@
 """Keep the OIDC clients of projects as the rows want them. What fails is tried again by the next pass."""
 
 import time
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -11,6 +12,9 @@ from kennel_core.provision.servers import each
 from kennel_core.reconcile.plan import Desired
 from kennel_core.reconcile.state import State
 
+if TYPE_CHECKING:
+    from kennel_core.provision.oidc import Oidc
+
 log = structlog.get_logger(__name__)
 
 
@@ -19,11 +23,7 @@ def settle(state: State, *, again: bool = False) -> None:
 
     With `again` every client is compared with what Keycloak has.
     """
-    try:
-        server = state.host.servers.oidc
-    except ConfigError as exc:
-        log.warning("no logins", error=str(exc))
-        return
+    server = _server(state)
     noted = {row.name: row for (kind, *_), row in state.owned.items() if kind == resources.OIDC}
     rows = [row for row in (*state.rows.live, *state.rows.rollouts) if row.oidc]
     if server is None or not (rows or noted):
@@ -56,6 +56,14 @@ def settle(state: State, *, again: bool = False) -> None:
             resources.forget([row.id])
             state.report.removed.append(row.name)
     state.owned = resources.owned()
+
+
+def _server(state: State) -> "Oidc | None":
+    try:
+        return state.host.servers.oidc
+    except ConfigError as exc:
+        log.warning("no logins", error=str(exc))
+        return None
 
 
 def _is_stored(state: State, client: oidc.Client, secret: str) -> bool:
