@@ -25,6 +25,7 @@ SERVERS = (
     "keycloak",
     "valkey",
     "world",
+    "gitea",
 )
 pytest_plugins = [f"tests.servers.{server}" for server in SERVERS]
 
