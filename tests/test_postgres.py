@@ -856,12 +856,10 @@ def test_a_server_that_accepts_and_never_answers_is_given_up(settings: Settings,
 
 
 def test_a_frozen_server_is_given_up(
-    postgres: PostgresServer, postgres_settings: Settings, memory: Remembered
+    postgres: PostgresServer, postgres_settings: Settings, provisioner: Postgres, memory: Remembered
 ) -> None:
-    provisioner = short(postgres_settings)
-
     with postgres.frozen(), pytest.raises(Unavailable, match="no answer from"):
-        provisioner.ensure(FEATURE, memory)
+        short(postgres_settings).ensure(FEATURE, memory)
 
     provisioner.ensure(FEATURE, memory)
     assert missing(provisioner, FEATURE, memory) == frozenset()
