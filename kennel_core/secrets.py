@@ -12,9 +12,9 @@ from typing import NoReturn
 
 from kennel_core import derived, secretspec
 from kennel_core.adapters.openbao import Entry, OpenBao
-from kennel_core.adapters.openbao_login import is_plain
 from kennel_core.errors import BuildFailed, ConfigError
 from kennel_core.manifest import plain
+from kennel_core.provider import is_plain
 from kennel_core.secretspec import DIRECTORY, PHASE, Resolution, Secret, Spec
 from kennel_core.settings import Settings
 

@@ -8,12 +8,14 @@ from typing import Any, TypeVar
 
 import urllib3
 
-from kennel_core.adapters.openbao_login import SYSTEM, Answer, Login, provider
-from kennel_core.errors import AdapterError, Rejected, Unavailable
+from kennel_core import provider
+from kennel_core.adapters.openbao_login import SYSTEM, Answer, Login
+from kennel_core.errors import AdapterError, ConfigError, Rejected, Unavailable
 from kennel_core.settings import Settings
 
 TIMEOUT_S = 10.0
-PARALLEL = 8  # requests at once
+PARALLEL = 8  # requests at once, of one call
+CONNECTIONS = 64  # kept open, of all threads
 
 T = TypeVar("T")
 
@@ -45,7 +47,10 @@ class OpenBao:
     def __init__(
         self, settings: Settings, environ: Mapping[str, str] = os.environ, timeout: float = TIMEOUT_S
     ) -> None:
-        self.where = provider(settings.secrets, environ)
+        try:
+            self.where = provider.parse(settings.secrets, environ)
+        except ValueError as exc:
+            raise ConfigError(f"KENNEL_SECRETS: {exc}") from exc
         self.mount = self.where.mount
         self._timeout = timeout
         self._client = self._new_client(environ)
@@ -177,7 +182,7 @@ class OpenBao:
         from kennel_core.adapters.openbao_http import Transport  # noqa: PLC0415
 
         ca = environ.get("BAO_CACERT") or environ.get("VAULT_CACERT")
-        transport = Transport(self.where, self._timeout, PARALLEL, ca)
+        transport = Transport(self.where, self._timeout, CONNECTIONS, ca)
         return hvac.Client(token="", adapter=lambda **_: transport)  # no token of the environment's
 
 

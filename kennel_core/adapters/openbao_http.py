@@ -11,8 +11,9 @@ import hvac
 import urllib3
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
-from kennel_core.adapters.openbao_login import SYSTEM, Answer, Provider
+from kennel_core.adapters.openbao_login import SYSTEM, Answer
 from kennel_core.errors import Rejected
+from kennel_core.provider import Provider
 
 ANSWER_MAX = 48 * 1024**2  # bytes; OpenBao takes requests of 32 MiB
 
@@ -25,10 +26,10 @@ class Transport(hvac.adapters.Adapter):  # type: ignore[misc]  # hvac carries no
     May raise what urllib3 raises, and `Rejected` for an answer that is too long.
     """
 
-    def __init__(self, at: Provider, timeout: float, parallel: int, ca: str | None) -> None:
+    def __init__(self, at: Provider, timeout: float, connections: int, ca: str | None) -> None:
         super().__init__(base_uri=at.url, namespace=at.namespace)
         self._timeout = urllib3.Timeout(timeout)
-        self._pool = urllib3.PoolManager(maxsize=parallel, block=False, ca_certs=ca or DEFAULT_CA_BUNDLE_PATH)
+        self._pool = urllib3.PoolManager(maxsize=connections, ca_certs=ca or DEFAULT_CA_BUNDLE_PATH)
 
     def get_login_token(self, response: Answer) -> str:
         """See hvac; nothing here logs in that way."""
