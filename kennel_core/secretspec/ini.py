@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 _BLANK = re.compile(r"(?:\s+|(?m:^)[ \t]*[;#][^\n]*(?:\n|\Z))*")
 _SECTION = re.compile(r"\[([^\]]*)\]")
-_KEY = re.compile(r"([^=:\n]*)[=:][^\S\r\n]*")
+_KEY = re.compile(r"((?:\\.|[^=:\\])+)[=:][^\S\r\n]*", re.DOTALL)
 _QUOTED = re.compile(r"\"((?:\\.|[^\"\\])*)\"|'((?:\\.|[^'\\])*)'", re.DOTALL)
 _REST = re.compile(r"(?:\\.|[^\r\n\\])*(?:\\\Z)?", re.DOTALL)
 _PAIR = re.compile(r"\\(.)", re.DOTALL)
