@@ -209,10 +209,36 @@ class PullRequest(Base):
     open = peewee.BooleanField(default=True)
     approved_commit: Any = peewee.CharField(null=True, max_length=64)
     approved_by: Any = peewee.CharField(null=True)
+    skip = peewee.BooleanField(default=False)  # its title says [skip kennel]
+    trusted: Any = peewee.BooleanField(null=True)  # its author may write; null: not asked for this commit
+    state = peewee.CharField(default="new")  # see `kennel_core.pull_requests.State`
+    why: Any = peewee.CharField(null=True)  # a sentence: what is waited for
+    removed: Any = JSONField(null=True)  # names of what was taken down when it was closed
 
     class Meta:
         table_name = "pull_requests"
         indexes = ((("project", "number"), True),)
+
+
+class Command(Base):
+    """A line such as ``/kennel redeploy`` in a comment on a pull request. It is carried out once."""
+
+    id = peewee.AutoField()
+    project_id: int
+    project = peewee.ForeignKeyField(Project, backref="commands", on_delete="CASCADE")
+    number = peewee.IntegerField()  # of the pull request
+    comment_id = peewee.IntegerField()
+    author = peewee.CharField()
+    words = peewee.CharField()  # what follows /kennel
+    commit: Any = peewee.CharField(null=True, max_length=64)  # the pull request's when the comment came
+    at = peewee.FloatField(default=time.time)
+    outcome: Any = peewee.CharField(null=True)  # a sentence; null: not carried out yet
+    reaction: Any = peewee.CharField(null=True)  # that the comment shall get; null: none, or it has it
+    answer: Any = peewee.TextField(null=True)  # lines for the pull request's comment
+
+    class Meta:
+        table_name = "commands"
+        indexes = ((("project", "comment_id"), True),)
 
 
 class ForgeReport(Base):
@@ -270,6 +296,7 @@ TABLES = (
     Resource,
     Ref,
     PullRequest,
+    Command,
     ForgeReport,
     AuditEntry,
     LogChunk,
