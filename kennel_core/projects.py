@@ -45,21 +45,43 @@ def find(full_name: str) -> Project:
     return project
 
 
-def add(full_name: str, clone_url: str, default_branch: str) -> Project:
+def find_by_number(forge_id: int) -> Project | None:
+    """Return the project of the repository that has this number on the forge, whatever its name is now."""
+    found: Project | None = Project.get_or_none(Project.forge_id == forge_id)
+    return found
+
+
+def add(full_name: str, clone_url: str, default_branch: str, forge_id: int | None = None) -> Project:
     """Register a repository.
 
     Raises:
         Conflict: it is registered already, or a name cannot be used.
     """
-    owner, _, name = full_name.partition("/")
-    if not NAME.fullmatch(owner) or not NAME.fullmatch(name):
-        raise Conflict(f"{full_name!r}: must be OWNER/NAME, each of letters, digits, '.', '_' and '-'")
+    owner, name = _checked(full_name)
     if environment.is_pull_request(default_branch):
         raise Conflict(f"{default_branch!r}: a branch of this name would be taken for a pull request")
     with db.write():
         if Project.get_or_none(Project.owner == owner, Project.name == name):
             raise Conflict(f"{full_name}: is registered already")
-        return Project.create(owner=owner, name=name, clone_url=clone_url, default_branch=default_branch)
+        return Project.create(
+            owner=owner, name=name, clone_url=clone_url, default_branch=default_branch, forge_id=forge_id
+        )
+
+
+def rename(project: Project, full_name: str, clone_url: str) -> None:
+    """Follow a repository that was renamed or moved, inside the caller's `db.write()`.
+
+    What is deployed stays under its old host names until it is built again.
+
+    Raises:
+        Conflict: the name cannot be used, or another project has it.
+    """
+    owner, name = _checked(full_name)
+    other = Project.get_or_none(Project.owner == owner, Project.name == name)
+    if other is not None and other.id != project.id:
+        raise Conflict(f"{project.full_name} is called {full_name} now, which is the name of another project")
+    Project.update(owner=owner, name=name, clone_url=clone_url).where(Project.id == project.id).execute()
+    project.owner, project.name, project.clone_url = owner, name, clone_url
 
 
 def rotate_secret(project: Project) -> None:
@@ -74,3 +96,10 @@ def remove(project: Project) -> int:
         rows: int = Deployment.delete().where(Deployment.project == project).execute()
         project.delete_instance()
     return rows
+
+
+def _checked(full_name: str) -> tuple[str, str]:
+    owner, _, name = full_name.partition("/")
+    if not NAME.fullmatch(owner) or not NAME.fullmatch(name):
+        raise Conflict(f"{full_name!r}: must be OWNER/NAME, each of letters, digits, '.', '_' and '-'")
+    return owner, name

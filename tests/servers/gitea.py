@@ -230,7 +230,7 @@ class GiteaServer:
         self.call("POST", f"/repos/{full_name}/transfer", new_owner=owner)
         return f"{owner}/{full_name.partition('/')[2]}"
 
-    def pull_request(  # noqa: PLR0913  # what a pull request has
+    def pull_request(  # what a pull request has
         self,
         full_name: str,
         head: str,

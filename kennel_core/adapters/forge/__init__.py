@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from kennel_core.adapters.forge import records
+from kennel_core import forge_records as records
 from kennel_core.adapters.forge.doorway import TIMEOUT_S, Doorway
-from kennel_core.adapters.forge.records import Comment, Hook, Pull, Repository
 from kennel_core.errors import NotFound, Rejected, Unavailable
+from kennel_core.forge_records import Comment, Hook, Pull, Repository
 from kennel_core.settings import Settings
 
 __all__ = ["Comment", "Forge", "Hook", "Pull", "Repository"]

@@ -18,6 +18,7 @@ class Repository:
     private: bool
     permission: str
     archived: bool = False
+    empty: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,7 @@ def repository(document: Document) -> Repository:
         private=bool(document.get("private")),
         permission=next(granted, "none"),
         archived=bool(document.get("archived")),
+        empty=bool(document.get("empty")),
     )
 
 
