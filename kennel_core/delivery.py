@@ -12,8 +12,11 @@ from typing import Any
 import requests
 
 from kennel_core import environment
+from kennel_core.adapters.forge import doorway
 from kennel_core.errors import NotFound, Rejected, Unavailable
 from kennel_core.models import Project
+from kennel_core.pipeline import commands
+from kennel_core.settings import Settings
 
 TIMEOUT_S = 30.0
 NO_COMMIT = "0" * 40
@@ -78,20 +81,23 @@ def deliver(url: str, event: Event, secret: str) -> dict[str, Any]:
     return {"http_status": response.status_code, **answer}
 
 
-def commit_of(clone_url: str, ref: str, *, allow_file: bool) -> str:
+def commit_of(clone_url: str, ref: str, settings: Settings) -> str:
     """Ask the repository which commit `ref` is at.
 
     Raises:
+        ConfigError: the forge's token cannot be read.
         NotFound: it has no such ref.
         Unavailable: git could not reach it within TIMEOUT_S.
     """
     full = environment.git_ref(ref)
     argv = ["git", "ls-remote", "--exit-code", "--", clone_url, full]
-    protocols = "https:http:file" if allow_file else "https:http"
-    settings = {**os.environ, "GIT_TERMINAL_PROMPT": "0", "GIT_ALLOW_PROTOCOL": protocols, "LC_ALL": "C"}
+    protocols = "https:http:file" if settings.git_allow_file else "https:http"
+    variables = {**os.environ, "GIT_TERMINAL_PROMPT": "0", "GIT_ALLOW_PROTOCOL": protocols, "LC_ALL": "C"}
+    access = commands.git_access(settings.forge_url, doorway.token_for(settings, clone_url))
+    variables |= commands.git_config(access)
     try:
         done = subprocess.run(
-            argv, env=settings, check=False, capture_output=True, text=True, timeout=TIMEOUT_S
+            argv, env=variables, check=False, capture_output=True, text=True, timeout=TIMEOUT_S
         )
     except (OSError, subprocess.TimeoutExpired) as exc:
         raise Unavailable("git", f"ls-remote {clone_url}", str(exc)) from exc

@@ -143,7 +143,7 @@ def try_out(rows: Sequence[Project], forge: Forge) -> set[int]:
             forge.test_hook(row.full_name, row.hook_id)
     deadline = time.monotonic() + DELIVERY_S
     while True:
-        came = {number for number, last in _deliveries(rows).items() if last > before.get(number, 0)}
+        came = {number for number, last in _deliveries(rows).items() if last > before[number]}
         if len(came) == len(rows) or time.monotonic() > deadline:
             return came
         time.sleep(POLL_S)
@@ -233,12 +233,12 @@ def _unnumbered(repository: Repository) -> Project | None:
 def _deliveries(rows: Sequence[Project]) -> dict[int, int]:
     """Give the last delivery of each project."""
     with db.connection():
-        query = (
-            Delivery.select(Delivery.project, peewee.fn.MAX(Delivery.id))
-            .where(Delivery.project.in_([row.id for row in rows]))
-            .group_by(Delivery.project)
-        )
-        return {int(project): int(last) for project, last in query.tuples()}
+        return {row.id: _last(row) for row in rows}
+
+
+def _last(row: Project) -> int:
+    last: int | None = Delivery.select(peewee.fn.MAX(Delivery.id)).where(Delivery.project == row).scalar()
+    return last or 0
 
 
 def _failed(project: str, error: KennelError) -> Found:

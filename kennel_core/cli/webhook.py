@@ -33,7 +33,7 @@ def send(  # noqa: PLR0913  # one for each option
         project = projects.find(name)
         secret = projects.webhook_secret(project, settings.secret_key_file)
     if not gone and not commit:
-        commit = delivery.commit_of(project.clone_url, ref, allow_file=settings.git_allow_file)
+        commit = delivery.commit_of(project.clone_url, ref, settings)
     address = url or f"http://{settings.bind}/webhook"
     answer = delivery.deliver(address, delivery.event(project, ref, commit), secret)
     status = answer["http_status"]

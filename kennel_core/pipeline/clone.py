@@ -2,13 +2,15 @@
 
 import time
 
+from kennel_core.adapters.forge import doorway
 from kennel_core.adapters.process import Finished
 from kennel_core.environment import git_ref
-from kennel_core.errors import BuildFailed
-from kennel_core.logs import redact
+from kennel_core.errors import BuildFailed, ConfigError
+from kennel_core.logs import redact, register_secret
 from kennel_core.manifest import plain
 from kennel_core.pipeline import commands
 from kennel_core.pipeline.job import Job, failed
+from kennel_core.settings import Settings
 
 PHASE = "clone"
 
@@ -23,11 +25,12 @@ def clone(job: Job) -> None:
     """
     commit, ref, url = job.build.commit, git_ref(job.build.ref), job.build.project.clone_url
     protocol = _checked(commit, ref, url, allow_file=job.settings.git_allow_file)
+    remote = commands.git_remote(url, _access(url, job.settings))
     deadline = time.monotonic() + job.settings.clone_timeout
 
     def git(argv: list[str]) -> Finished:
         left = max(deadline - time.monotonic(), 0.1)
-        return job.run(job.command(PHASE, argv, left, protocol=protocol, secrets=commands.git_remote(url)))
+        return job.run(job.command(PHASE, argv, left, protocol=protocol, secrets=remote))
 
     def must(argv: list[str], what: str) -> None:
         done = git(argv)
@@ -52,6 +55,17 @@ def clone(job: Job) -> None:
             f"commit {commit[:12]} is not in {ref} any more, so it was overwritten; push again to build",
         )
     must(commands.git_checkout(job.source, commit), f"checking out {commit[:12]}")
+
+
+def _access(url: str, settings: Settings) -> dict[str, str]:
+    """Give what lets git into a private repository of the forge; nothing for every other host."""
+    try:
+        token = doorway.token_for(settings, url)
+    except ConfigError as exc:
+        raise BuildFailed(PHASE, str(exc)) from exc
+    if token:
+        register_secret(token)
+    return commands.git_access(settings.forge_url, token)
 
 
 def _checked(commit: str, ref: str, url: str, *, allow_file: bool) -> str:

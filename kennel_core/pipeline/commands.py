@@ -103,9 +103,26 @@ def git_init(directory: Path, commit: str) -> list[str]:
     return [*_GIT, "init", "--quiet", "--template=", f"--object-format={kind}", "--", str(directory)]
 
 
-def git_remote(url: str) -> dict[str, str]:
-    """Variables that make `url` the remote ``origin``: it may hold a password, which an argv would show."""
-    return {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "remote.origin.url", "GIT_CONFIG_VALUE_0": url}
+def git_remote(url: str, access: Mapping[str, str] = {}) -> dict[str, str]:
+    """Variables that make `url` the remote ``origin``: it may hold a password, which an argv would show.
+
+    `access` is more of git's configuration: see `git_access`.
+    """
+    return git_config({"remote.origin.url": url, **access})
+
+
+def git_access(forge_url: str, token: str) -> dict[str, str]:
+    """Configuration that lets git in where `token` does. Git sends it to URLs below `forge_url` only."""
+    header = {f"http.{forge_url}/.extraHeader": f"Authorization: token {token}"}
+    return header | {"http.followRedirects": "false"} if token else {}
+
+
+def git_config(entries: Mapping[str, str]) -> dict[str, str]:
+    """Variables that give git some configuration, which an argv would show (git-config(1), ENVIRONMENT)."""
+    variables = {"GIT_CONFIG_COUNT": str(len(entries))}
+    for number, (key, value) in enumerate(entries.items()):
+        variables |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
+    return variables
 
 
 def git_fetch(directory: Path, wanted: str, *, depth: int | None) -> list[str]:

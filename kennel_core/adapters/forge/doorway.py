@@ -154,6 +154,15 @@ def token(settings: Settings) -> str:
     return found
 
 
+def token_for(settings: Settings, url: str) -> str:
+    """Read the token, when `url` is of the forge; empty for every other host.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds no token.
+    """
+    return token(settings) if is_of(settings.forge_url, url) else ""
+
+
 def origin(url: str) -> tuple[str, str, int]:
     """Give scheme, host and port of a URL."""
     parts = urlsplit(url)
