@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from kennel_core import db, oidc, resources
+from kennel_core.audit import table
 from kennel_core.audit.findings import LOOK_YOURSELF, Finding, Fix, Verdict
 from kennel_core.audit.scope import Scope
 from kennel_core.errors import Rejected
@@ -31,9 +32,11 @@ def look(scope: Scope) -> list[Finding]:
     for name, client in sorted(wanted.items()):
         there = present.get(name)
         if there is None or there.project_id != client.project_id:
-            found.append(_missing(name, f"{client.project} wants it"))
+            found.append(_missing(scope, client, f"{client.project} wants it"))
         elif fields := there.differs(client):
-            found.append(_missing(name, f"it is not as {client.project} wants it: {', '.join(fields)}"))
+            found.append(
+                _missing(scope, client, f"it is not as {client.project} wants it: {', '.join(fields)}")
+            )
     for name in sorted(noted.keys() - wanted.keys()):
         why = f"no deployment of {noted[name].project} logs anybody in: a pass removes it"
         found.append(Finding(SYSTEM, Verdict.LEFTOVER, f"client {name}", why))
@@ -66,5 +69,11 @@ def _is_ours(name: str, present: Mapping[str, Found], base: str) -> bool:
     return any((urlsplit(uri).hostname or "").endswith(f".{base}") for uri in uris)
 
 
-def _missing(name: str, why: str) -> Finding:
-    return Finding(SYSTEM, Verdict.MISSING, f"client {name}", why)
+def _missing(scope: Scope, client: oidc.Client, why: str) -> Finding:
+    return Finding(SYSTEM, Verdict.MISSING, f"client {client.client_id}", why, again(scope, client))
+
+
+def again(scope: Scope, client: oidc.Client) -> Fix | None:
+    """Let the next pass compare the client with Keycloak's, and store its login, once more."""
+    row = scope.owned.get((resources.OIDC, client.project_id, client.client_id))
+    return table.amend(row, client=None) if row is not None else None

@@ -2,13 +2,12 @@
 
 from collections.abc import Iterator
 
-from kennel_core import db, naming, oidc, resources
+from kennel_core import naming, oidc, resources
 from kennel_core.adapters.openbao import OpenBao
-from kennel_core.audit.findings import LOOK_YOURSELF, Finding, Fix, Verdict
-from kennel_core.audit.keycloak import STAGING
+from kennel_core.audit.findings import LOOK_YOURSELF, Finding, Verdict
+from kennel_core.audit.keycloak import STAGING, again
 from kennel_core.audit.scope import Scope
 from kennel_core.environment import Environment
-from kennel_core.models import Resource
 from kennel_core.secrets import FIELD, ROOT
 
 SYSTEM = "openbao"
@@ -31,7 +30,7 @@ def look(scope: Scope) -> list[Finding]:
         client = oidc.serving(scope.clients, number, profile) if scope.settings.keycloak else None
         if client is not None and value != client.client_id:
             why = "it names another client" if value else f"{project} wants it"
-            found.append(Finding(SYSTEM, Verdict.MISSING, path, why, _again(scope, client)))
+            found.append(Finding(SYSTEM, Verdict.MISSING, path, why, again(scope, client)))
         elif client is None and value in _names(project, number):
             why = f"the login of a client that no deployment wants; {LOOK_YOURSELF}"
             found.append(Finding(SYSTEM, Verdict.UNKNOWN, path, why))
@@ -53,16 +52,3 @@ def _names(project: str, number: int) -> set[str]:
     plain = naming.slug(project)
     own = f"{plain[: naming.DNS_LABEL_MAX - naming.DIGEST_LENGTH - 1]}-{naming.digest('oidc', number)}"
     return {plain, own, f"{plain}{STAGING}", f"{own}{STAGING}"}
-
-
-def _again(scope: Scope, client: oidc.Client) -> Fix:
-    """Let the next pass compare the client, and store its login, once more."""
-    row = scope.owned.get((resources.OIDC, client.project_id, client.client_id))
-
-    def fix() -> None:
-        if row is not None:
-            state = {name: value for name, value in row.state.items() if name != "client"}
-            with db.write():
-                Resource.update(state=state).where(Resource.id == row.id).execute()
-
-    return fix

@@ -83,10 +83,8 @@ def _of_owner(scope: Scope, mark: str, group: list[Row]) -> list[Finding]:
             return []  # all of it goes with the row
         over = set(present) - table.provisioner(scope, KIND).parts(owner, Remembered(row))
         why = f"{owner.project}, {owner.ref} has no service that needs it any more"
-        return [
-            Finding(KIND, Verdict.LEFTOVER, part, why, lambda: Remembered(row).note(applied=None))
-            for part in sorted(over)
-        ]
+        again = table.amend(row, applied=None)
+        return [Finding(KIND, Verdict.LEFTOVER, part, why, fix) for part in sorted(over)]
     if key is not None and (KIND, *key) in scope.needed:
         return []  # a pass notes it
     owner = _owner(scope, key, group) if key and any(each["is_mine"] for each in group) else None

@@ -76,6 +76,16 @@ def adopt(kind: str, name: str, owner: Owner, state: Mapping[str, Any] | None = 
     return fix
 
 
+def amend(row: Resource, **changes: Any) -> Fix:
+    """Give what changes what is remembered of a thing, so that the next pass looks at it again."""
+
+    def fix() -> None:
+        with db.write():
+            Resource.update(state={**row.state, **changes}).where(Resource.id == row.id).execute()
+
+    return fix
+
+
 def stray(scope: Scope, kind: str, what: str, owner: Owner | None, fix: Fix | None) -> Finding:
     """Speak of something that is not in the table; it is proved to be Kennel's when `owner` is known."""
     if owner is None or fix is None:
