@@ -515,18 +515,22 @@ def test_a_bucket_goes_with_objects_of_any_name_and_unfinished_uploads(world: Wo
     assert not world.left(owner, bucket)
 
 
-def test_an_object_that_garage_cannot_delete_is_named(world: World) -> None:
+def test_an_object_that_garage_fails_to_delete_is_named_and_goes_with_the_next_pass(world: World) -> None:
     owner, notes = world.made()
-    world.put(owner, notes, "x" * 479, "one")  # with LMDB, 472 bytes and more can be written and not deleted
+    world.put(
+        owner, notes, "x" * 479, "one"
+    )  # from 472 bytes on, LMDB has no room for the deletion's own note
 
     with pytest.raises(Unavailable, match=r"s3: DeleteObjects: 'x{100}' and maybe more: .*MDB_BAD_VALSIZE"):
         world.kennel.remove(owner, notes)
-
     assert world.buckets(world.kennel.name(owner)) == [notes.state["bucket"]]
-    assert world.info(notes)["objects"] == 1
+    world.kennel.remove(owner, notes)
+
+    assert not world.left(owner)
 
 
-def test_a_bucket_of_ten_thousand_objects_goes(world: World) -> None:
+def test_a_bucket_of_ten_thousand_objects_goes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provision, "EMPTYING_S", 600)  # however busy the machine is
     owner, notes = world.made()
     _fill(world.variables(owner, notes), 10_000)
     until(lambda: world.info(notes)["objects"] == 10_000, what="all are counted")

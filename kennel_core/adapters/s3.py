@@ -48,18 +48,22 @@ class Bucket:
         """Delete every object there is; returns how many. Unfinished uploads are not objects.
 
         Raises:
-            Unavailable: the server is down, slow or not S3; or it was not done at `until`, as
-                `time.monotonic` has it: the next call goes on from there.
+            Unavailable: the server is down, slow or not S3; it could not delete some objects (it was asked
+                for all); or it was not done at `until`, as `time.monotonic` has it: the next call goes on.
             Rejected: the server refused; its own words are in the error.
         """
         deleted = 0
+        failed: set[str] = set()
         with self._session, ThreadPoolExecutor(AT_ONCE) as threads:
             for keys in self._pages():
                 if time.monotonic() > until:
                     more = f"{deleted} objects deleted, there are more: the next pass goes on"
                     raise Unavailable("s3", "empty the bucket", more)
-                list(threads.map(self._delete, [keys[part::AT_ONCE] for part in range(AT_ONCE)]))
+                parts = [keys[part::AT_ONCE] for part in range(AT_ONCE)]
+                failed.update(filter(None, threads.map(self._delete, parts)))
                 deleted += len(keys)
+        if failed:
+            raise Unavailable("s3", "DeleteObjects", min(failed))
         return deleted
 
     def _pages(self) -> Iterator[list[str]]:
@@ -78,19 +82,20 @@ class Bucket:
             if not token:
                 return
 
-    def _delete(self, keys: list[str]) -> None:
+    def _delete(self, keys: list[str]) -> str | None:
+        """Delete these; returns what is said of the first one that the server could not delete."""
         plain = [key for key in keys if _fits_xml(key)]
         for key in keys:
             if not _fits_xml(key):
                 self._send("DeleteObject", "DELETE", f"/{quote(key, safe='')}")
         if not plain:
-            return
+            return None
         objects = "".join(f"<Object><Key>{escape(key)}</Key></Object>" for key in plain)
         body = f"<Delete>{objects}<Quiet>true</Quiet></Delete>".encode()
         answer = self._xml("DeleteObjects", "POST", params={"delete": ""}, body=body)
-        if (error := answer.find("{*}Error")) is not None:
-            key, message = error.findtext("{*}Key") or "", error.findtext("{*}Message")
-            raise Unavailable("s3", "DeleteObjects", f"{key[:100]!r} and maybe more: {message}")
+        if (error := answer.find("{*}Error")) is None:
+            return None
+        return f"{(error.findtext('{*}Key') or '')[:100]!r} and maybe more: {error.findtext('{*}Message')}"
 
     def _xml(
         self, operation: str, method: str, *, params: dict[str, str], body: bytes | None = None
