@@ -42,8 +42,14 @@ def enqueue(project: Project, ref: str, commit: str, now: float) -> Build:
 
     Older builds of the ref that wait end as superseded, and one that runs is asked to stop. When the newest
     build of the ref already is this commit, and did not fail, it is returned instead: the same push twice
-    changes nothing. The caller rings the doorbell once the transaction is committed.
+    changes nothing, but wakes a ref that sleeps. The caller rings the doorbell once the transaction is
+    committed.
     """
+    db.database.execute_sql(  # type: ignore[no-untyped-call]  # in SQL: this is the webhook's hot path
+        "UPDATE refs SET stopped_at = NULL, stopped_why = NULL "
+        "WHERE project_id = ? AND ref = ? AND stopped_at IS NOT NULL",
+        (project.id, ref),
+    )
     newest: Build | None = (
         Build.select(Build.id, Build.commit, Build.status, Build.cancel_requested)  # the webhook's hot path
         .where(Build.project == project, Build.ref == ref)

@@ -6,7 +6,7 @@ become live) or in `roll_back` (live becomes the columns), all rows of a build t
 
 from typing import Any
 
-from kennel_core import builds, naming, ports
+from kennel_core import builds, naming, ports, sleeping
 from kennel_core.environment import Environment, of_ref
 from kennel_core.errors import BuildFailed, NotFound
 from kennel_core.models import Build, Deployment, Kind, Project
@@ -64,9 +64,17 @@ def by_host(host: str) -> Deployment | None:
 
 
 def units() -> frozenset[str]:
-    """Name every unit that should run: of the rows, and of what is live while they are rolled out."""
+    """Name every unit that should run: of the rows, and of what is live while they are rolled out.
+
+    Of a ref that sleeps only what is being rolled out.
+    """
     rows: Any = Deployment.select(Deployment.unit, Deployment.live).tuples()
-    return frozenset(filter(None, (name for unit, live in rows for name in (unit, (live or {}).get("unit")))))
+    named = {name for unit, live in rows for name in (unit, (live or {}).get("unit"))}
+    for project_id, ref in sleeping.all_refs():
+        for row in Deployment.select().where(Deployment.project == project_id, Deployment.ref == ref):
+            named -= {row.unit, (row.live or {}).get("unit")}
+            named |= {row.unit} if row.live != snapshot(row) else set()
+    return frozenset(filter(None, named))
 
 
 def builds_named() -> set[int]:

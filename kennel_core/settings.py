@@ -70,6 +70,23 @@ class Settings(pydantic.BaseModel):
         None, description="file with a secret whose first delivery registers a repository; empty: none does"
     )
 
+    # previews
+    preview_limit: int = Field(20, ge=0, description="pull requests of one project that are up at once")
+    preview_drafts: bool = Field(default=True, description="build drafts, too")
+    preview_labels: str = Field(
+        "", description="labels, separated by commas, one of which a pull request must have; empty: none"
+    )
+    preview_labels_excluded: str = Field(
+        "", description="labels, separated by commas, none of which a pull request may have"
+    )
+
+    preview_stop_days: float = Field(
+        7, ge=0, description="days without a push after which a preview or dev branch sleeps; 0: never"
+    )
+    preview_remove_days: float = Field(
+        30, ge=0, description="days without a push after which it is removed, with its data; 0: never"
+    )
+
     # builds
     max_builds: int = Field(2, ge=1, le=64, description="builds at once")
     package_jobs: int = Field(4, ge=1, le=64, description="packages of one build at once")
@@ -77,6 +94,13 @@ class Settings(pydantic.BaseModel):
     discover_timeout: Seconds = Field(900, description="limit of the discover phase")
     build_timeout: Seconds = Field(1800, description="limit of each build:<package> phase")
     publish_timeout: Seconds = Field(900, description="limit of the publish phase")
+    catch_up_interval: Seconds = Field(
+        300, description="how often repositories are asked for pushes whose delivery never came"
+    )
+    min_free_bytes: int = Field(
+        1024**3, ge=0, description="no build begins with less room than this; 0: any will do"
+    )
+    log_days: float = Field(90, ge=0, description="days that the log of a build is kept; 0: for ever")
     keep_builds: int = Field(3, ge=1, description="builds per ref whose outputs keep a GC root")
     deploy_branches: str = Field(
         "*", description="branches that deploy, as glob patterns separated by spaces"

@@ -120,7 +120,9 @@ def _lead(state: State, promoted: promotion.Promoted) -> bool:
     return True
 
 
-def _entry(row: Desired) -> routes.Proxy | routes.Files:
+def _entry(row: Desired) -> routes.Entry:
+    if row.asleep:
+        return routes.Asleep(hosts=row.hosts, id=row.id)
     if row.port is not None:
         return routes.Proxy(hosts=row.hosts, port=row.port, id=row.id)
     return routes.Files(hosts=row.hosts, root=row.store_path, spa=row.spa, id=row.id)

@@ -2,10 +2,10 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from kennel_core import builds
+from kennel_core import builds, sleeping
 from kennel_core.deployments import snapshot
 from kennel_core.environment import Environment
 from kennel_core.models import Build, Deployment, Kind, Project
@@ -28,7 +28,7 @@ class Wanted:
 
 
 def wanted(settings: Settings) -> Wanted:
-    """Read every row, in one query.
+    """Read every row, in one query; of a ref that sleeps, what is live wants no unit.
 
     The builds are read before: one that ends in between must not be taken for a build without rows.
     """
@@ -37,16 +37,22 @@ def wanted(settings: Settings) -> Wanted:
     hosts: dict[tuple[int, str], dict[str, str]] = defaultdict(dict)
     for row in rows:
         hosts[row.project_id, row.ref][row.name] = row.host
-    owners = _owners(rows)
+    owners, asleep = _owners(rows), sleeping.all_refs()
     live, rollouts = [], []
     for row in rows:
         siblings, owner = hosts[row.project_id, row.ref], owners[row.project_id, row.ref]
         current = snapshot(row)
         if row.live is not None:
-            live.append(_desired(row, row.live, siblings, owner, settings, rollout=False))
+            desired = _desired(row, row.live, siblings, owner, settings, rollout=False)
+            live.append(_asleep(desired) if (row.project_id, row.ref) in asleep else desired)
         if row.live != current:
             rollouts.append(_desired(row, current, siblings, owner, settings, rollout=True))
     return Wanted(tuple(live), tuple(rollouts), rolling)
+
+
+def _asleep(row: Desired) -> Desired:
+    """Keep what belongs to the row, and leave out what would run."""
+    return replace(row, unit=None, port=None, command=(), environment={}, inputs=None, asleep=True)
 
 
 def _owners(rows: Iterable[Deployment]) -> dict[tuple[int, str], Owner]:

@@ -12,7 +12,7 @@ log = structlog.get_logger(__name__)
 
 
 def lead(
-    host: Host, entries: Collection[routes.Proxy | routes.Files], own: routes.Own | None, directory: Path
+    host: Host, entries: Collection[routes.Entry], own: routes.Own | None, directory: Path
 ) -> bool:
     """Write what differs, and nothing else; returns whether anything did.
 

@@ -41,6 +41,7 @@ class Desired:
     oidc: tuple[str, ...] = ()  # paths that a login may come back to
     custom_domain: str | None = None
     inputs: Mapping[str, Any] | None = None  # see `kennel_core.inputs.Inputs.noted`; None: not gathered yet
+    asleep: bool = False  # wants no unit; its hosts say so
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,15 +55,17 @@ def _why_start(row: Desired, units: Mapping[str, str]) -> str:
     return f"build {row.build_id} wants it" if row.rollout else f"it is {state}, and should run"
 
 
-def entry_of(row: Desired) -> routes.Proxy | routes.Files:
+def entry_of(row: Desired) -> routes.Entry:
     """Say where a row's hosts must lead, as `routes.entries` gives it."""
     hosts = tuple(sorted(row.hosts))
+    if row.asleep:
+        return routes.Asleep(hosts=hosts, id=row.id)
     if row.port is not None:
         return routes.Proxy(hosts=hosts, port=row.port, id=row.id)
     return routes.Files(hosts=hosts, root=row.store_path, spa=row.spa, id=row.id)
 
 
-def _route(rows: Wanted, current: Mapping[int, routes.Proxy | routes.Files]) -> list[Step]:
+def _route(rows: Wanted, current: Mapping[int, routes.Entry]) -> list[Step]:
     live = {row.id: entry_of(row) for row in rows.live}
     steps = []
     for number, entry in sorted(live.items()):

@@ -3,8 +3,8 @@
 What is live, a port or a store path, stands in the table itself, or where Caddy can read files, in one small
 file for each deployment: then the table stays as it is when a new version takes over.
 
-The order is: routes of others, what holds for all of Kennel's, Kennel itself, services, sites, the rule
-that serves every site, the catch-all. Each of Kennel's has an ``@id`` that begins with ``kennel-``.
+The order is: routes of others, what holds for all of Kennel's, Kennel itself, services, what sleeps, sites,
+the rule that serves every site, the catch-all. Each of Kennel's has an ``@id`` that begins with ``kennel-``.
 """
 
 import re
@@ -50,6 +50,17 @@ class Files:
 
 
 @dataclass(frozen=True, slots=True)
+class Asleep:
+    """A service or site that sleeps: `hosts` say so, and how to wake it."""
+
+    hosts: tuple[str, ...]
+    id: int
+
+
+Entry = Proxy | Files | Asleep
+
+
+@dataclass(frozen=True, slots=True)
 class Own:
     """Kennel's own host. `web` and `follow` are the two processes, HOST:PORT."""
 
@@ -58,9 +69,7 @@ class Own:
     follow: str
 
 
-def table(
-    entries: Iterable[Proxy | Files], own: Own | None = None, directory: Path | None = None
-) -> list[Route]:
+def table(entries: Iterable[Entry], own: Own | None = None, directory: Path | None = None) -> list[Route]:
     """Give all of Kennel's routes. The same entries give the same table, in whatever order they come.
 
     With a `directory` Caddy is to read there what `targets` gives, at every request (since 2.8).
@@ -68,17 +77,18 @@ def table(
     ordered = sorted(entries, key=lambda entry: entry.id)
     services = [_service(entry, directory) for entry in ordered if isinstance(entry, Proxy)]
     sites = [_site(entry, directory) for entry in ordered if isinstance(entry, Files)]
+    asleep = [_route(entry.id, entry.hosts, _sleeps()) for entry in ordered if isinstance(entry, Asleep)]
     shared = [site_rule.rule(f"{PREFIX}sites")] if sites else []
-    return [_frozen_times(), *([_own(own)] if own else []), *services, *sites, *shared, _catch_all()]
+    return [_frozen_times(), *([_own(own)] if own else []), *services, *asleep, *sites, *shared, _catch_all()]
 
 
-def targets(entries: Iterable[Proxy | Files]) -> dict[str, str]:
+def targets(entries: Iterable[Entry]) -> dict[str, str]:
     """Give what each file must say, by name.
 
     The name tells the kind: a service that becomes a site, or a site an SPA, has another file, so that
     until the table is written its route leads to what it can serve.
     """
-    return {_file(entry): _target(entry) for entry in entries}
+    return {_file(entry): _target(entry) for entry in entries if not isinstance(entry, Asleep)}
 
 
 def merged(current: Sequence[Route], wanted: Sequence[Route]) -> list[Route] | None:
@@ -96,7 +106,7 @@ def is_ours(route: Route) -> bool:
     return str(route.get("@id", "")).startswith(PREFIX)
 
 
-def entries(current: Iterable[Route], files: Mapping[str, str] | None = None) -> dict[int, Proxy | Files]:
+def entries(current: Iterable[Route], files: Mapping[str, str] | None = None) -> dict[int, Entry]:
     """Read back what `table` wrote, by deployment id: what each deployment's hosts lead to now.
 
     `files` is what is in the directory. A route whose file is missing leads nowhere and is not listed.
@@ -105,13 +115,15 @@ def entries(current: Iterable[Route], files: Mapping[str, str] | None = None) ->
     return {entry.id: entry for entry in found if entry}
 
 
-def _read(route: Route, files: Mapping[str, str]) -> Proxy | Files | None:
+def _read(route: Route, files: Mapping[str, str]) -> Entry | None:
     name = re.fullmatch(rf"{PREFIX}(\d+)", str(route.get("@id", "")))
     if name is None:
         return None
     try:
         hosts = tuple(route["match"][0]["host"])
         handler = route["handle"][0]
+        if handler == _sleeps():
+            return Asleep(hosts, int(name[1]))
         if handler["handler"] == "vars":
             root = _followed(handler["root"], files)
             return Files(hosts, root, handler["kennel_site"] == "spa", int(name[1]))
@@ -212,6 +224,15 @@ def _frozen_times() -> Route:
     }
     stale = {"match": [{"header": {"If-Modified-Since": [FROZEN_TIME]}}], "handle": [ask]}
     return {"@id": f"{PREFIX}frozen-times", "handle": [{"handler": "subroute", "routes": [stale]}, answer]}
+
+
+def _sleeps() -> Route:
+    return {
+        "handler": "static_response",
+        "status_code": 503,
+        "headers": {"Cache-Control": ["no-store"]},
+        "body": "This preview sleeps: push to it, or run `kennel deployment start`.\n",
+    }
 
 
 def _catch_all() -> Route:
