@@ -9,9 +9,8 @@ from typing import Any
 import peewee
 import structlog
 
-from kennel_core import builds, db, environment, projects, refs, webhook
+from kennel_core import builds, db, environment, refs, registration, webhook
 from kennel_core.doorbell import Doorbell
-from kennel_core.errors import BadSignature, NotFound
 from kennel_core.models import Delivery, Project
 from kennel_core.settings import Settings
 from kennel_core.webhook import Event, Ignored, Push, Removed
@@ -45,12 +44,13 @@ def receive(
 
     Raises:
         BadPayload: the body is not an event Kennel understands; nothing is written.
+        ConfigError: the secret key, or the shared secret, cannot be used.
         BadSignature: it was not signed with the project's secret, or there is no such project (the two
             answers are the same on purpose); nothing is written.
         Unavailable: the database could not be written.
     """
     payload = webhook.read(body)
-    project = _signed_by(payload.repository, body, headers, settings)
+    project = registration.signed_by(payload, body, headers, settings)
     name = webhook.event_name(headers)
     event = webhook.parse(name, payload)
     delivery_id = webhook.delivery_id(headers) or f"none:{uuid.uuid4()}"
@@ -82,16 +82,6 @@ def _note(*values: object) -> None:
         "VALUES (?, ?, ?, ?, ?)",
         values,
     )
-
-
-def _signed_by(full_name: str, body: bytes, headers: Mapping[str, str], settings: Settings) -> Project:
-    try:
-        project = projects.find(full_name.encode("ascii", "replace").decode())
-    except NotFound:
-        webhook.verify("", body, headers)  # always fails, and takes as long as a wrong signature
-        raise BadSignature from None
-    webhook.verify(projects.webhook_secret(project, settings.secret_key_file), body, headers)
-    return project
 
 
 def _apply(project: Project, event: Event, settings: Settings, now: float) -> _Done:
