@@ -84,7 +84,7 @@ def _of_owner(scope: Scope, mark: str, group: list[Row]) -> list[Finding]:
         over = set(present) - table.provisioner(scope, KIND).parts(owner, Remembered(row))
         why = f"{owner.project}, {owner.ref} has no service that needs it any more"
         again = table.amend(row, applied=None)
-        return [Finding(KIND, Verdict.LEFTOVER, part, why, fix) for part in sorted(over)]
+        return [Finding(KIND, Verdict.LEFTOVER, part, why, again) for part in sorted(over)]
     if key is not None and (KIND, *key) in scope.needed:
         return []  # a pass notes it
     owner = _owner(scope, key, group) if key and any(each["is_mine"] for each in group) else None
