@@ -34,6 +34,7 @@ class State(StrEnum):
     GONE = "gone"  # the forge has no such repository: an operator decides
     ELSEWHERE = "elsewhere"  # not on the forge that the settings name
     FAILED = "failed"
+    UNANSWERED = "unanswered"
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,4 +243,5 @@ def _last(row: Project) -> int:
 
 
 def _failed(project: str, error: KennelError) -> Found:
-    return Found(project, State.FAILED, (str(error),), error)
+    state = State.UNANSWERED if isinstance(error, Unavailable) else State.FAILED
+    return Found(project, state, (str(error),), error)

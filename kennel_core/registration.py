@@ -109,7 +109,10 @@ def _registered(payload: Payload, settings: Settings) -> Project:
     try:
         project = projects.add(payload.repository, url, branch, described.number)
     except Conflict as exc:
-        raise BadPayload(str(exc)) from exc
+        found = _known(payload)  # another worker was quicker
+        if found is None:
+            raise BadPayload(str(exc)) from exc
+        return found
     log.info("registered by its first delivery", project=project.full_name)
     return project
 
