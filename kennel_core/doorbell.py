@@ -4,10 +4,13 @@ from typing import Protocol
 
 
 class Doorbell(Protocol):
-    """Both calls return quickly and never raise, also when the broker is gone or frozen."""
+    """The calls return quickly and never raise, also when the broker is gone or frozen."""
 
     def build(self, build_id: int) -> None:
         """Ask a builder to look at the queue."""
 
     def reconcile(self) -> None:
         """Ask for a pass."""
+
+    def report(self) -> None:
+        """Ask for the forge to be told what it does not know yet."""

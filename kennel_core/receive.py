@@ -9,13 +9,24 @@ from typing import Any
 import peewee
 import structlog
 
-from kennel_core import builds, db, environment, refs, registration, webhook
+from kennel_core import (
+    builds,
+    comment_commands,
+    db,
+    environment,
+    pull_requests,
+    refs,
+    registration,
+    webhook,
+)
 from kennel_core.doorbell import Doorbell
-from kennel_core.models import Delivery, Project
+from kennel_core.models import Build, Delivery, Project
 from kennel_core.settings import Settings
-from kennel_core.webhook import Event, Ignored, Push, Removed
+from kennel_core.webhook import Asked, Event, Ignored, Proposal, Push, Removed
 
 log = structlog.get_logger()
+
+OUTCOME_MAX = 250  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +43,7 @@ class _Done:
     body: dict[str, Any] = field(default_factory=dict)
     build_id: int | None = None
     removed: bool = False
+    told: bool = False  # there may be something to ask the forge, or to tell it
 
 
 def receive(
@@ -69,6 +81,8 @@ def receive(
         doorbell.build(done.build_id)
     elif done.removed:
         doorbell.reconcile()
+    if settings.forge_url and (done.told or done.removed or done.build_id is not None):
+        doorbell.report()
     log.info(
         "delivery", project=project.full_name, event_name=name, delivery=delivery_id, outcome=done.outcome
     )
@@ -90,14 +104,49 @@ def _apply(project: Project, event: Event, settings: Settings, now: float) -> _D
             return _ignored(reason)
         case Removed(ref):
             names = refs.remove(project, ref, f"{ref} is gone at the forge", now)
+            if environment.is_pull_request(ref):
+                pull_requests.closed(project, ref, names)
             body = {"status": "removed", "ref": ref, "deployments": names}
             return _Done(f"{ref} removed", body, removed=True)
-        case Push(ref) if not _deploys(ref, settings):
+        case Push(ref, commit) if _deploys(ref, settings):
+            return _queued(builds.enqueue(project, ref, commit, now))
+        case Push(ref):
             return _ignored(f"branch {ref}: KENNEL_DEPLOY_BRANCHES does not name it")
-        case Push(ref, commit):
-            build = builds.enqueue(project, ref, commit, now)
-            body = {"status": build.status, "build": build.id, "ref": ref, "commit": commit}
-            return _Done(f"build {build.id}", body, build_id=build.id)
+        case Proposal():
+            return _proposed(project, event, settings, now)
+        case Asked():
+            return _asked(project, event, settings, now)
+
+
+def _asked(project: Project, asked: Asked, settings: Settings, now: float) -> _Done:
+    """Keep a command for a report, which asks the forge what its author may do."""
+    if not settings.forge_url:
+        return _ignored("commands in comments need KENNEL_FORGE_URL")
+    if not comment_commands.note(project, asked, now):
+        return _ignored("this comment was received before")
+    ref = environment.pull_request_ref(asked.number)
+    outcome = f"{asked.author} asks for {asked.words or 'help'}"[:OUTCOME_MAX]
+    return _Done(outcome, {"status": "noted", "ref": ref, "command": asked.words}, told=True)
+
+
+def _proposed(project: Project, seen: Proposal, settings: Settings, now: float) -> _Done:
+    """Decide about a pull request, or leave it to a report where the forge must be asked something."""
+    if seen.fork and not settings.forge_url:
+        return _ignored(f"pull request {seen.number} comes from a fork, whose code is not built")
+    row = pull_requests.note(project, seen)
+    if row is None:
+        return _ignored("nothing that matters has changed")
+    if settings.forge_url:
+        body = {"status": "noted", "ref": seen.ref, "commit": seen.commit}
+        return _Done(f"{seen.ref} noted", body, told=True)
+    row.trusted = True  # nobody can be asked; who can push to the repository may write
+    build = pull_requests.settle(row, settings, now)
+    return _queued(build) if build else _ignored(f"pull request {seen.number}: {row.why or 'is built'}")
+
+
+def _queued(build: Build) -> _Done:
+    body = {"status": build.status, "build": build.id, "ref": build.ref, "commit": build.commit}
+    return _Done(f"build {build.id}", body, build_id=build.id)
 
 
 def _ignored(reason: str) -> _Done:
@@ -105,6 +154,4 @@ def _ignored(reason: str) -> _Done:
 
 
 def _deploys(ref: str, settings: Settings) -> bool:
-    return environment.is_pull_request(ref) or any(
-        fnmatchcase(ref, pattern) for pattern in settings.deploy_branches.split()
-    )
+    return any(fnmatchcase(ref, pattern) for pattern in settings.deploy_branches.split())

@@ -1,10 +1,10 @@
-"""Roll out what was built before: what a ref runs, when its services are told something else, or an older one."""
+"""Roll out again what was built: what a ref runs, told something else by now, or what it ran before."""
 
 from pathlib import Path
 
 from peewee import fn
 
-from kennel_core import build_log, builds, db, deployments
+from kennel_core import build_log, builds, db, deployments, sleeping
 from kennel_core.errors import Conflict
 from kennel_core.models import Build, BuildStatus, Project
 from kennel_core.outputs import Outputs
@@ -14,13 +14,15 @@ from kennel_core.settings import Settings
 def redeploy(project_id: int, ref: str, reason: str, settings: Settings, now: float) -> Build | None:
     """Write a build that takes over the outputs of the one that runs; its services start as for any other.
 
-    None when a build of the ref is on its way already, or nothing of it is live.
+    None when a build of the ref is on its way already, nothing of it is live, or it sleeps.
 
     Raises:
         BuildFailed: no port is free, or a host name is taken.
     """
     with db.write():
-        running = None if _is_under_way(project_id, ref) else deployments.live_build(project_id, ref)
+        if _is_under_way(project_id, ref) or (project_id, ref) in sleeping.asleep():
+            return None
+        running = deployments.live_build(project_id, ref)
         return None if running is None else _take_over(running, f"deployed again: {reason}", settings, now)
 
 
@@ -43,7 +45,9 @@ def rollback(project: Project, ref: str, reason: str, settings: Settings, now: f
         if before is None:
             raise Conflict(f"{ref}: there is no earlier build that was live")
         if gone := _gone(Outputs.model_validate(before.outputs)):
-            raise Conflict(f"{ref}: build {before.id} is not in the store any more ({gone}); push its commit again")
+            raise Conflict(
+                f"{ref}: build {before.id} is not whole any more, {gone} was collected; push it again"
+            )
         return _take_over(before, f"rolled back to build {before.id}: {reason}", settings, now)
 
 
@@ -78,7 +82,7 @@ def _before(running: Build) -> Build | None:
 
 def _gone(outputs: Outputs) -> str | None:
     """Name an output that was collected."""
-    paths = [item.store_path for item in (*outputs.services, *outputs.sites)]
+    paths = [*(item.store_path for item in outputs.services), *(item.store_path for item in outputs.sites)]
     return next((path for path in paths if not Path(path).exists()), None)
 
 

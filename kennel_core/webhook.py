@@ -28,13 +28,19 @@ NUMBER_MAX = 2**53  # what every JSON parser keeps exactly
 
 NO_BRANCH = "only branches and pull requests are deployed"
 BUILD_ACTIONS = frozenset({"opened", "reopened", "synchronize", "synchronized"})
+CHANGE_ACTIONS = frozenset({"edited", "label_updated", "label_cleared", "labeled", "unlabeled"})
+SKIP = ("[skip kennel]", "[kennel skip]")  # in a commit's message, or in a pull request's title
+WORD = "/kennel"
+WORDS_MAX = 200  # characters of a command
+LABELS_MAX = 100
+NAME_MAX = 100  # characters of a person's or a label's name
 # fmt: off
 IGNORED_EVENTS = frozenset({
-    "action_run_failure", "action_run_recover", "action_run_success", "commit_comment", "create",
-    "deployment", "deployment_status", "fork", "issue_assign", "issue_comment", "issue_label",
-    "issue_milestone", "issues", "label", "member", "milestone", "package", "ping", "public",
-    "pull_request_approved", "pull_request_assign", "pull_request_comment", "pull_request_label",
-    "pull_request_milestone", "pull_request_rejected", "pull_request_review",
+    "action_run_failure", "action_run_recover", "action_run_success", "commit_comment",
+    "deployment", "deployment_status", "fork", "issue_assign", "issue_label", "issue_milestone",
+    "issues", "label", "member", "milestone", "package", "ping", "public",
+    "pull_request_approved", "pull_request_assign", "pull_request_milestone",
+    "pull_request_rejected", "pull_request_review",
     "pull_request_review_approved", "pull_request_review_comment", "pull_request_review_rejected",
     "pull_request_review_request", "registry_package", "release", "repository", "star", "status", "watch",
     "wiki", "workflow_job", "workflow_run",
@@ -61,10 +67,42 @@ class Payload:
 
 @dataclass(frozen=True, slots=True)
 class Push:
-    """`ref` (a branch, or ``pr-<n>``) is at `commit` now."""
+    """The branch `ref` is at `commit` now."""
 
     ref: str
     commit: str
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """An open pull request as it is now. `fresh`: to be built, be its commit known or not.
+
+    The author is empty where the forge names none.
+    """
+
+    number: int
+    commit: str
+    author: str
+    fork: bool
+    draft: bool
+    labels: tuple[str, ...]
+    skip: bool
+    fresh: bool
+
+    @property
+    def ref(self) -> str:
+        """``pr-<number>``."""
+        return environment.pull_request_ref(self.number)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Somebody wrote a command to Kennel in a comment on a pull request."""
+
+    number: int
+    comment_id: int
+    author: str
+    words: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +119,7 @@ class Ignored:
     reason: str
 
 
-Event = Push | Removed | Ignored
+Event = Push | Proposal | Asked | Removed | Ignored
 
 
 def verify(secret: str, body: bytes, headers: Mapping[str, str]) -> None:
@@ -146,8 +184,12 @@ def parse(event: str, payload: Payload) -> Event:
             return _push(payload.document)
         case "delete":
             return _delete(payload.document)
-        case "pull_request" | "pull_request_sync":
+        case "create":
+            return _create(payload.document)
+        case "pull_request" | "pull_request_sync" | "pull_request_label":
             return _pull_request(payload.document)
+        case "issue_comment" | "pull_request_comment":
+            return _comment(payload.document)
         case "":
             raise BadPayload(f"the header {EVENTS[0]} is missing")
         case _ if event in IGNORED_EVENTS:
@@ -165,7 +207,18 @@ def _push(document: Mapping[str, Any]) -> Event:
     commit = _take(document, "after", str)
     if _find(document, "deleted") is True or _NO_COMMIT.fullmatch(commit):
         return _on_branch(ref, None)
-    return _on_branch(ref, _commit(commit, "after"))
+    event = _on_branch(ref, _commit(commit, "after"))
+    message = _find(document, "head_commit.message")
+    if isinstance(event, Push) and isinstance(message, str) and _says_skip(message):
+        return Ignored(f"the commit's message says {SKIP[0]}")
+    return event
+
+
+def _create(document: Mapping[str, Any]) -> Event:
+    """Read that a branch came to be: of one that was renamed nothing else is sent."""
+    if _find(document, "ref_type") != "branch":
+        return Ignored(NO_BRANCH)
+    return _on_branch(_take(document, "ref", str), _commit(_take(document, "sha", str), "sha"))
 
 
 def _delete(document: Mapping[str, Any]) -> Event:
@@ -174,18 +227,64 @@ def _delete(document: Mapping[str, Any]) -> Event:
 
 
 def _pull_request(document: Mapping[str, Any]) -> Event:
-    action, number = _take(document, "action", str), _take(document, "number", int)
-    if not 0 < number < NUMBER_MAX:
-        raise BadPayload("number: must be that of a pull request")
-    ref = environment.pull_request_ref(number)
+    action, number = _take(document, "action", str), _number(document, "number")
     if action == "closed":
-        return Removed(ref)
-    if action not in BUILD_ACTIONS:
+        return Removed(environment.pull_request_ref(number))
+    changed = action in CHANGE_ACTIONS and _find(document, "pull_request.state") != "closed"
+    if action not in BUILD_ACTIONS and not changed:
         return Ignored("this action on a pull request changes nothing")
-    commit = _commit(_take(document, "pull_request.head.sha", str), "pull_request.head.sha")
-    if _is_from_fork(document):
-        return Ignored(f"pull request {number} comes from a fork, whose code is not built")
-    return Push(ref, commit)
+    title = _find(document, "pull_request.title")
+    return Proposal(
+        number=number,
+        commit=_commit(_take(document, "pull_request.head.sha", str), "pull_request.head.sha"),
+        author=_name(_find(document, "pull_request.user.login")),
+        fork=_is_from_fork(document),
+        draft=_find(document, "pull_request.draft") is True,
+        labels=_labels(_find(document, "pull_request.labels")),
+        skip=isinstance(title, str) and _says_skip(title),
+        fresh=action in BUILD_ACTIONS,
+    )
+
+
+def _comment(document: Mapping[str, Any]) -> Event:
+    """Read the first line of a comment that is a command; quoted ones, and those of a review, are none."""
+    body = _find(document, "comment.body")
+    if _find(document, "action") != "created" or _find(document, "is_pull") is not True:
+        return Ignored("only new comments on pull requests are read")
+    lines = (line.split() for line in body.splitlines()) if isinstance(body, str) else ()
+    words = next((line[1:] for line in lines if line and line[0] == WORD), None)
+    author = _name(_find(document, "comment.user.login"))
+    if words is None or not author:
+        return Ignored("the comment asks for nothing")
+    return Asked(
+        number=_number(document, "issue.number"),
+        comment_id=_number(document, "comment.id"),
+        author=author,
+        words=" ".join(words)[:WORDS_MAX],
+    )
+
+
+def _says_skip(text: str) -> bool:
+    return any(mark in text.lower() for mark in SKIP)
+
+
+def _number(document: Mapping[str, Any], path: str) -> int:
+    number = _take(document, path, int)
+    if not 0 < number < NUMBER_MAX:
+        raise BadPayload(f"{path}: must be that of a pull request or a comment")
+    return number
+
+
+def _labels(value: Any) -> tuple[str, ...]:
+    found = value if isinstance(value, list) else []
+    names = (_name(_find(label, "name")) for label in found[:LABELS_MAX] if isinstance(label, dict))
+    return tuple(sorted({name for name in names if name}))
+
+
+def _name(value: Any) -> str:
+    """Return a name that can be shown; empty when it is none."""
+    good = isinstance(value, str) and len(value) <= NAME_MAX and value.isprintable()
+    return value if good else ""
 
 
 def _is_from_fork(document: Mapping[str, Any]) -> bool:

@@ -7,6 +7,7 @@ import structlog
 from kombu import Producer
 from kombu.exceptions import OperationalError
 
+from kennel_core.effects import Effect
 from kennel_tasks.app import app
 
 log = structlog.get_logger(__name__)
@@ -34,9 +35,14 @@ class CeleryDoorbell:
         """See `kennel_core.doorbell.Doorbell`."""
         self._send("kennel.reconcile", ())
 
+    def report(self) -> None:
+        """See `kennel_core.doorbell.Doorbell`."""
+        self._send("kennel.report", ())
+
     def _send(self, task: str, args: tuple[Any, ...]) -> None:
         try:
-            app.send_task(task, args, producer=self._connected(), retry=True, retry_policy=NO_RETRY)
+            with Effect("publish"):
+                app.send_task(task, args, producer=self._connected(), retry=True, retry_policy=NO_RETRY)
         except (OperationalError, OSError) as exc:
             self._producer = None
             log.warning("the message is lost, the next pass repairs it", task=task, args=args, error=str(exc))

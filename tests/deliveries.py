@@ -44,18 +44,57 @@ def document(name: str, repository: str = "acme/shop") -> dict:
     return made
 
 
-def push(ref: str = "refs/heads/main", commit: str = COMMIT, repository: str = "acme/shop") -> dict:
-    return document("forgejo/push/push", repository) | {"ref": ref, "after": commit}
+def push(
+    ref: str = "refs/heads/main", commit: str = COMMIT, repository: str = "acme/shop", message: str = ""
+) -> dict:
+    made = document("forgejo/push/push", repository) | {"ref": ref, "after": commit}
+    made["head_commit"]["message"] = message
+    return made
+
+
+def created(ref: str, commit: str = COMMIT, repository: str = "acme/shop") -> dict:
+    made = document("forgejo/branch-create-with-new-commit/create", repository)
+    return made | {"ref": ref, "sha": commit}
 
 
 def deleted(ref: str, repository: str = "acme/shop") -> dict:
     return document("forgejo/branch-delete/delete", repository) | {"ref": ref}
 
 
-def pull_request(action: str, number: int = 7, commit: str = COMMIT, repository: str = "acme/shop") -> dict:
+def pull_request(  # what a pull request has
+    action: str,
+    number: int = 7,
+    commit: str = COMMIT,
+    repository: str = "acme/shop",
+    *,
+    author: str = "alice",
+    fork: bool = False,
+    labels: tuple[str, ...] = (),
+    **changes: object,
+) -> dict:
     made = document("forgejo/pr-opened/pull_request", repository) | {"action": action, "number": number}
+    made["pull_request"] |= {
+        "user": {"login": author},
+        "labels": [{"name": name} for name in labels],
+        **changes,
+    }
     made["pull_request"]["head"]["sha"] = commit
+    if fork:
+        made["pull_request"]["head"]["repo_id"] = 2
     return made
+
+
+def comment(  # what a comment has
+    body: str,
+    number: int = 7,
+    comment: object = 21,
+    author: str = "alice",
+    repository: str = "acme/shop",
+    action: str = "created",
+) -> dict:
+    made = {"repository": document("forgejo/push/push", repository)["repository"]}
+    made |= {"action": action, "is_pull": True, "issue": {"number": number}}
+    return made | {"comment": {"id": comment, "body": body, "user": {"login": author}}}
 
 
 def encoded(body: object) -> bytes:

@@ -154,8 +154,9 @@ def test_what_is_gone_at_the_forge_is_withdrawn(forge: Forge, event: str, docume
         ("push", deliveries.push("refs/tags/v1")),
         ("push", deliveries.push("refs/tags/v1", "0" * 40)),
         ("delete", deliveries.deleted("v1") | {"ref_type": "tag"}),
-        ("create", deliveries.push()),
-        ("pull_request", deliveries.pull_request("edited")),
+        ("create", deliveries.created("v1") | {"ref_type": "tag"}),
+        ("pull_request", deliveries.pull_request("assigned")),
+        ("issue_comment", deliveries.comment("/kennel stop")),
         ("pull_request", deliveries.document("forgejo/pr-from-fork-opened/pull_request")),
     ],
 )

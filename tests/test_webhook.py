@@ -10,26 +10,33 @@ from hypothesis import strategies as st
 
 from kennel_core import webhook
 from kennel_core.errors import BadPayload, BadSignature
-from kennel_core.webhook import Ignored, Push, Removed
+from kennel_core.webhook import Asked, Ignored, Proposal, Push, Removed
 from tests import deliveries
 from tests.deliveries import COMMIT, RECORDED, RECORDED_SECRET, Recording
 
 MEANINGS = {
-    "branch-create-with-new-commit/create": Ignored,
+    "branch-create-with-new-commit/create": Push,
     "branch-create-with-new-commit/push": Push,
     "branch-delete/delete": Removed,
     "force-push/push": Push,
     "pr-closed/pull_request": Removed,
-    "pr-from-fork-opened/pull_request": Ignored,
+    "pr-from-fork-opened/pull_request": Proposal,
     "pr-merged/pull_request": Removed,
     "pr-merged/push": Push,
-    "pr-opened/pull_request": Push,
-    "pr-synchronized/pull_request_sync": Push,
+    "pr-opened/pull_request": Proposal,
+    "pr-synchronized/pull_request_sync": Proposal,
     "pr-synchronized/push": Push,
     "push/push": Push,
     "tag-push-light/create": Ignored,
     "tag-push-light/push": Ignored,
 }
+
+
+def proposal(**changes: object) -> Proposal:
+    """What the recorded pull request is."""
+    same: dict = {"number": 7, "commit": COMMIT, "author": "alice", "fork": False, "draft": False}
+    return Proposal(**(same | {"labels": (), "skip": False, "fresh": True} | changes))
+
 
 recorded = pytest.mark.parametrize("recording", RECORDED, ids=lambda recording: recording.name)
 
@@ -147,10 +154,28 @@ def test_only_the_signed_bytes_verify(body: bytes, secret: str, other: bytes) ->
         ("push", deliveries.push() | {"deleted": True}, Removed("main")),
         ("delete", deliveries.deleted("topic"), Removed("topic")),
         ("delete", deliveries.deleted("refs/heads/topic"), Removed("topic")),
-        ("pull_request", deliveries.pull_request("opened"), Push("pr-7", COMMIT)),
-        ("pull_request", deliveries.pull_request("reopened"), Push("pr-7", COMMIT)),
-        ("pull_request", deliveries.pull_request("synchronize"), Push("pr-7", COMMIT)),
-        ("pull_request_sync", deliveries.pull_request("synchronized"), Push("pr-7", COMMIT)),
+        ("create", deliveries.created("topic"), Push("topic", COMMIT)),
+        ("create", deliveries.created("refs/heads/topic"), Push("topic", COMMIT)),
+        ("pull_request", deliveries.pull_request("opened"), proposal()),
+        ("pull_request", deliveries.pull_request("reopened"), proposal()),
+        ("pull_request", deliveries.pull_request("synchronize"), proposal()),
+        ("pull_request_sync", deliveries.pull_request("synchronized"), proposal()),
+        ("pull_request", deliveries.pull_request("edited"), proposal(fresh=False)),
+        (
+            "pull_request",
+            deliveries.pull_request("label_updated", labels=("b", "a", "b")),
+            proposal(fresh=False, labels=("a", "b")),
+        ),
+        ("pull_request", deliveries.pull_request("opened", draft=True), proposal(draft=True)),
+        ("pull_request", deliveries.pull_request("opened", title="x [Skip Kennel]"), proposal(skip=True)),
+        ("issue_comment", deliveries.comment("/kennel redeploy"), Asked(7, 21, "alice", "redeploy")),
+        (
+            "issue_comment",
+            deliveries.comment("Please:\r\n  /kennel   approve  abc \r\n/kennel stop"),
+            Asked(7, 21, "alice", "approve abc"),
+        ),
+        ("pull_request_comment", deliveries.comment("/kennel"), Asked(7, 21, "alice", "")),
+        ("issue_comment", deliveries.comment("/kennel " + "x" * 5000), Asked(7, 21, "alice", "x" * 200)),
         ("pull_request", deliveries.pull_request("closed"), Removed("pr-7")),
     ],
 )
@@ -167,10 +192,19 @@ def test_what_happened_is_understood(event: str, document: dict, meaning: webhoo
         ("delete", deliveries.deleted("v1") | {"ref_type": "tag"}, "only branches"),
         ("push", deliveries.push("refs/heads/pr-7"), "belongs to a pull request"),
         ("delete", deliveries.deleted("pr-7"), "belongs to a pull request"),
-        ("pull_request", deliveries.pull_request("edited"), "changes nothing"),
-        ("pull_request", deliveries.pull_request("label_updated"), "changes nothing"),
-        ("create", deliveries.push(), "event create"),
-        ("issue_comment", deliveries.push(), "event issue_comment"),
+        ("pull_request", deliveries.pull_request("assigned"), "changes nothing"),
+        ("pull_request", deliveries.pull_request("edited", state="closed"), "changes nothing"),
+        ("create", deliveries.created("v1") | {"ref_type": "tag"}, "only branches"),
+        ("create", deliveries.created("pr-7"), "belongs to a pull request"),
+        ("create", deliveries.push(), "only branches"),
+        ("push", deliveries.push(message="Tidy up\n\n[skip kennel]"), "says [skip kennel]"),
+        ("issue_comment", deliveries.push(), "only new comments"),
+        ("issue_comment", deliveries.comment("/kennel stop") | {"action": "edited"}, "only new comments"),
+        ("issue_comment", deliveries.comment("/kennel stop") | {"is_pull": False}, "only new comments"),
+        ("issue_comment", deliveries.comment("> /kennel stop"), "asks for nothing"),
+        ("issue_comment", deliveries.comment("/kennels stop"), "asks for nothing"),
+        ("issue_comment", deliveries.comment("looks good"), "asks for nothing"),
+        ("issue_comment", deliveries.comment("/kennel stop", author="a\u202eb"), "asks for nothing"),
         ("ping", deliveries.push(), "event ping"),
     ],
 )
@@ -190,12 +224,10 @@ def test_what_changes_nothing_is_ignored_with_the_reason(event: str, document: d
         {"repo": {"id": 2}},
     ],
 )
-def test_a_pull_request_from_a_fork_is_not_built_but_its_end_is_seen(head: dict) -> None:
+def test_a_pull_request_from_a_fork_is_known_as_one_and_its_end_is_seen(head: dict) -> None:
     document = deliveries.pull_request("opened")
     document["pull_request"]["head"] = {"sha": COMMIT, **head}
-    found = read("pull_request", document)
-    assert isinstance(found, Ignored)
-    assert "fork" in found.reason
+    assert read("pull_request", document) == proposal(fork=True)
     assert read("pull_request", document | {"action": "closed"}) == Removed("pr-7")
 
 
@@ -322,6 +354,9 @@ MALFORMED_EVENTS = [
     ("push", deliveries.push(commit=COMMIT + "\n"), "after: must be a commit id"),
     ("push", deliveries.push(commit="\u0660" * 40), "after: must be a commit id"),
     ("push", deliveries.push(commit="--upload-pack=touch x"), "after: must be a commit id"),
+    ("create", deliveries.created("topic") | {"sha": "x"}, "sha: must be a commit id"),
+    ("issue_comment", deliveries.comment("/kennel stop", number=0), "issue.number: must be"),
+    ("issue_comment", deliveries.comment("/kennel stop", comment="1"), "comment.id: must be"),
     ("delete", _without(deliveries.deleted("x"), "ref_type"), "ref_type: must be text"),
     ("delete", deliveries.deleted("x") | {"ref": 1}, "ref: must be text"),
     ("delete", deliveries.deleted("-x"), "ref: '-x' is not a branch name"),
@@ -363,7 +398,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=10,
 )
-FIELDS = ["ref", "ref_type", "after", "deleted", "action", "number", "pull_request", "repository"]
+FIELDS = ["ref", "ref_type", "after", "sha", "deleted", "action", "number", "pull_request", "comment"]
 
 
 @given(body=st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()))
@@ -375,16 +410,17 @@ def test_any_body_is_read_or_refused(body: bytes) -> None:
 
 
 @given(
-    event=st.sampled_from(["push", "delete", "pull_request", "pull_request_sync"]) | st.text(),
-    changes=st.dictionaries(st.sampled_from(FIELDS[:-1]), JSON),
+    event=st.sampled_from(["push", "create", "delete", "pull_request", "issue_comment"]) | st.text(),
+    changes=st.dictionaries(st.sampled_from(FIELDS), JSON),
 )
 def test_any_document_is_understood_or_refused(event: str, changes: dict) -> None:
-    base = deliveries.push() | {"ref_type": "branch", "action": "opened", "number": 1}
+    base = deliveries.push() | {"ref_type": "branch", "action": "opened", "number": 1, "is_pull": True}
+    base |= {"comment": {"id": 1, "body": "/kennel", "user": {"login": "a"}}, "issue": {"number": 1}}
     try:
         found = read(event, base | changes)
     except BadPayload:
         return
-    assert isinstance(found, Push | Removed | Ignored)
+    assert isinstance(found, Push | Proposal | Asked | Removed | Ignored)
 
 
 @given(ref=st.text(string.printable + "é\u202e\x9b", min_size=1, max_size=40))

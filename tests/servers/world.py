@@ -55,6 +55,9 @@ class SilentDoorbell:
     def reconcile(self) -> None:
         pass
 
+    def report(self) -> None:
+        pass
+
 
 @dataclass
 class World:
