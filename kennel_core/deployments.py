@@ -70,11 +70,17 @@ def units() -> frozenset[str]:
     """
     rows: Any = Deployment.select(Deployment.unit, Deployment.live).tuples()
     named = {name for unit, live in rows for name in (unit, (live or {}).get("unit"))}
-    for project_id, ref in sleeping.all_refs():
+    for project_id, ref in sleeping.asleep():
         for row in Deployment.select().where(Deployment.project == project_id, Deployment.ref == ref):
             named -= {row.unit, (row.live or {}).get("unit")}
             named |= {row.unit} if row.live != snapshot(row) else set()
     return frozenset(filter(None, named))
+
+
+def is_deployed(project: Project, ref: str) -> bool:
+    """Tell whether a ref has deployments."""
+    of_ref_ = (Deployment.project == project) & (Deployment.ref == ref)
+    return bool(Deployment.select(Deployment.id).where(of_ref_).exists())
 
 
 def builds_named() -> set[int]:

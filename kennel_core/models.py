@@ -188,6 +188,7 @@ class Ref(Base):
     head: Any = peewee.CharField(null=True, max_length=64)  # its commit when the forge was last asked
     stopped_at: Any = peewee.FloatField(null=True)  # since when its services are meant to be stopped
     stopped_why: Any = peewee.CharField(null=True)  # a sentence
+    woken_at: Any = peewee.FloatField(null=True)  # when somebody last ended its sleep
 
     class Meta:
         table_name = "refs"

@@ -2,9 +2,9 @@
 
 from kennel_core import builds, deployments
 from kennel_core.models import Project, Ref
-from kennel_core.sleeping import start, stop
+from kennel_core.sleeping import asleep, start, stop
 
-__all__ = ["remove", "start", "stop"]
+__all__ = ["asleep", "remove", "start", "stop"]
 
 
 def remove(project: Project, ref: str, reason: str, now: float) -> list[str]:
@@ -15,23 +15,3 @@ def remove(project: Project, ref: str, reason: str, now: float) -> list[str]:
     builds.cancel_ref(project, ref, reason, now)
     Ref.delete().where(Ref.project == project, Ref.ref == ref).execute()
     return deployments.remove_ref(project, ref)
-
-
-def stop(project: Project, ref: str, why: str, now: float) -> bool:
-    """Note that the services of a ref shall not run, inside the caller's `db.write()`; False: it was so."""
-    row, _made = Ref.get_or_create(project=project, ref=ref)
-    if row.stopped_at is not None:
-        return False
-    row.stopped_at, row.stopped_why = now, why
-    row.save()
-    return True
-
-
-def start(project: Project, ref: str) -> bool:
-    """Note that the services of a ref shall run, inside the caller's `db.write()`; False: it was so."""
-    changed = (
-        Ref.update(stopped_at=None, stopped_why=None)
-        .where(Ref.project == project, Ref.ref == ref, Ref.stopped_at.is_null(is_null=False))
-        .execute()
-    )
-    return bool(changed)

@@ -1,5 +1,7 @@
 """Refs whose services are stopped while their resources stay: a preview that nobody pushes to sleeps."""
 
+import time
+
 from kennel_core.environment import of_ref
 from kennel_core.errors import Conflict
 from kennel_core.models import Project, Ref
@@ -25,14 +27,14 @@ def stop(project: Project, ref: str, why: str, now: float) -> None:
 def start(project: Project, ref: str) -> bool:
     """Wake a ref, inside the caller's `db.write()`; False when it did not sleep."""
     changed = (
-        Ref.update(stopped_at=None, stopped_why=None)
+        Ref.update(stopped_at=None, stopped_why=None, woken_at=time.time())
         .where(Ref.project == project, Ref.ref == ref, Ref.stopped_at.is_null(is_null=False))
         .execute()
     )
     return bool(changed)
 
 
-def all_refs() -> dict[tuple[int, str], Ref]:
+def asleep() -> dict[tuple[int, str], Ref]:
     """Return the refs that sleep, by project id and ref."""
     found = Ref.select().where(Ref.stopped_at.is_null(is_null=False))
     return {(row.project_id, row.ref): row for row in found}

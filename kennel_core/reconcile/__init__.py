@@ -6,7 +6,7 @@ pass, which `Report.again` asks for at once. What a pass must know of earlier on
 
 import time
 
-from kennel_core import builds, custom_domains, metrics, resources
+from kennel_core import builds, custom_domains, expiry, metrics, resources
 from kennel_core.doorbell import Doorbell
 from kennel_core.errors import AdapterError
 from kennel_core.reconcile import (
@@ -45,6 +45,7 @@ def converge(
     report = Report(again=True)
     with only_one(settings.reconcile_lock):
         deadline = time.monotonic() + limit
+        expiry.expire(settings, time.time())
         while report.again and time.monotonic() < deadline:
             report.add(run_pass(settings, doorbell, host, backoff))
         leftovers.end_lost_work(settings)

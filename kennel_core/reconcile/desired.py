@@ -37,7 +37,7 @@ def wanted(settings: Settings) -> Wanted:
     hosts: dict[tuple[int, str], dict[str, str]] = defaultdict(dict)
     for row in rows:
         hosts[row.project_id, row.ref][row.name] = row.host
-    owners, asleep = _owners(rows), sleeping.all_refs()
+    owners, asleep = _owners(rows), sleeping.asleep()
     live, rollouts = [], []
     for row in rows:
         siblings, owner = hosts[row.project_id, row.ref], owners[row.project_id, row.ref]
