@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from kennel_core.effects import Effect
 from kennel_core.errors import Unavailable
 
 MODE = 0o644  # whoever reads it is another user
@@ -37,7 +38,8 @@ def write(path: Path, domains: Iterable[str]) -> bool:
                 file.flush()
                 os.fchmod(descriptor, MODE)
                 os.fsync(descriptor)
-            Path(name).replace(path)
+            with Effect("custom domains"):
+                Path(name).replace(path)
         except OSError:
             Path(name).unlink()
             raise

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import peewee
 
+from kennel_core.effects import Effect
 from kennel_core.errors import ConfigError, Unavailable
 from kennel_core.settings import refuse
 
@@ -131,7 +132,7 @@ def write() -> Iterator[None]:
     A transaction that reads first and asks for the lock later is refused with SQLITE_BUSY when another
     process wrote in between, and busy_timeout does not help it (https://www.sqlite.org/isolation.html).
     """
-    with database.atomic("IMMEDIATE"):
+    with Effect("commit"), database.atomic("IMMEDIATE"):
         yield
 
 

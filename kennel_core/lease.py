@@ -50,7 +50,8 @@ def renew(build: Build, now: float) -> None:
         Fenced: the lease was lost.
         Cancelled: somebody asked for the build to stop; the message says why.
     """
-    Build.update(lease_until=now + LEASE_S).where(_held(build)).execute()
+    with db.write():
+        Build.update(lease_until=now + LEASE_S).where(_held(build)).execute()
     check(build)
 
 

@@ -119,30 +119,37 @@ def note_clients(clients: Iterable[Client], now: float) -> None:
 def made_client(row: Resource, digest: str, now: float) -> None:
     """Note what a client is now."""
     state = {**row.state, "client": digest}
-    Resource.update(state=state, made_at=row.made_at or now).where(Resource.id == row.id).execute()
+    with db.write():
+        Resource.update(state=state, made_at=row.made_at or now).where(Resource.id == row.id).execute()
 
 
 def made(ids: Iterable[int], now: float) -> None:
     """Note what is whole now."""
-    Resource.update(made_at=now).where(Resource.id << list(ids), Resource.made_at.is_null()).execute()
+    with db.write():
+        Resource.update(made_at=now).where(Resource.id << list(ids), Resource.made_at.is_null()).execute()
 
 
 def unwanted(ids: Iterable[int], now: float) -> None:
     """Note since when no row names these."""
-    Resource.update(unwanted_at=now).where(Resource.id << list(ids)).execute()
+    if idle := list(ids):
+        with db.write():
+            Resource.update(unwanted_at=now).where(Resource.id << idle).execute()
 
 
 def wanted_again(ids: Iterable[int]) -> None:
     """Forget since when no row named these: one does again."""
     if again := list(ids):
-        Resource.update(unwanted_at=None, confirmed_at=None).where(Resource.id << again).execute()
+        with db.write():
+            Resource.update(unwanted_at=None, confirmed_at=None).where(Resource.id << again).execute()
 
 
 def confirm(ids: Iterable[int], now: float) -> None:
     """Let the data of these go, though they lasted: an operator said so."""
-    Resource.update(confirmed_at=now).where(Resource.id << list(ids)).execute()
+    with db.write():
+        Resource.update(confirmed_at=now).where(Resource.id << list(ids)).execute()
 
 
 def forget(ids: Iterable[int]) -> None:
     """Forget what is gone."""
-    Resource.delete().where(Resource.id << list(ids)).execute()
+    with db.write():
+        Resource.delete().where(Resource.id << list(ids)).execute()

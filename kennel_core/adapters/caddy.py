@@ -9,6 +9,7 @@ import requests
 
 from kennel_core.adapters import unix_http
 from kennel_core.caddy_config import NEWER_FIELDS, Route, older
+from kennel_core.effects import Effect
 from kennel_core.errors import Rejected, Unavailable
 
 TIMEOUT_S = 10.0
@@ -77,9 +78,10 @@ class Caddy:
     def _call(self, method: str, operation: str, body: object = None) -> requests.Response:
         headers = {"If-Match": self._etag} if method == "PATCH" and self._etag else {}
         try:
-            response = self._session.request(
-                method, self._url, json=body, headers=headers, timeout=self._timeout
-            )
+            with Effect("caddy write", acts=method != "GET"):
+                response = self._session.request(
+                    method, self._url, json=body, headers=headers, timeout=self._timeout
+                )
         except requests.Timeout as exc:
             silence = f"no answer from {self._admin} within {self._timeout:g} s"
             raise Unavailable("caddy", operation, silence) from exc

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from kennel_core.adapters import process_tree
 from kennel_core.adapters.lines import Splitter
+from kennel_core.effects import Effect
 from kennel_core.errors import Unavailable
 
 READ_SIZE = 64 * 1024
@@ -123,16 +124,17 @@ def _start(command: Command, marker: str) -> subprocess.Popen[bytes]:
     name, _, value = marker.partition("=")
     stdin = subprocess.DEVNULL if command.stdin is None else _file_of(command.stdin)
     try:
-        process = subprocess.Popen(
-            command.argv,
-            cwd=command.cwd,
-            env={**command.env, name: value},
-            stdin=stdin,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-            preexec_fn=process_tree.die_with_parent,  # noqa: PLW1509  # one prctl: nothing that locks
-        )
+        with Effect("start program"):
+            process = subprocess.Popen(
+                command.argv,
+                cwd=command.cwd,
+                env={**command.env, name: value},
+                stdin=stdin,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+                preexec_fn=process_tree.die_with_parent,  # noqa: PLW1509  # one prctl: nothing that locks
+            )
     except OSError as exc:
         what = f"{exc.strerror or exc}; is it installed and on PATH?"
         raise Unavailable("process", f"start {command.argv[0]}", what) from exc

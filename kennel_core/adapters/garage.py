@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import requests
 
+from kennel_core.effects import Effect
 from kennel_core.errors import Rejected, Unavailable
 
 TIMEOUT_S = 10.0
@@ -147,15 +148,17 @@ class Admin:
     ) -> Any:
         """Return the answer, or the code of an error that is one of `unless`."""
         try:
-            response = self._session.request(
-                "GET" if operation.startswith(("Get", "List")) else "POST",
-                f"{self._url}/v2/{operation}",
-                params=params,
-                json=body,
-                headers={"Authorization": f"Bearer {self._token(operation)}"},
-                timeout=self._timeout,
-                allow_redirects=False,
-            )
+            reads = operation.startswith(("Get", "List"))
+            with Effect("garage write", acts=not reads):
+                response = self._session.request(
+                    "GET" if reads else "POST",
+                    f"{self._url}/v2/{operation}",
+                    params=params,
+                    json=body,
+                    headers={"Authorization": f"Bearer {self._token(operation)}"},
+                    timeout=self._timeout,
+                    allow_redirects=False,
+                )
         except requests.Timeout as exc:
             silence = f"no answer from {self._url} within {self._timeout:g} s"
             raise Unavailable("garage", operation, silence) from exc

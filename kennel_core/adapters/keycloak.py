@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import requests
 
+from kennel_core.effects import Effect
 from kennel_core.errors import Rejected, Unavailable
 
 TIMEOUT_S = 10.0
@@ -147,9 +148,10 @@ class Keycloak:
     ) -> requests.Response:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         try:
-            return self._session.request(
-                method, url, headers=headers, timeout=self._timeout, allow_redirects=False, **body
-            )
+            with Effect("keycloak write", acts=method != "GET"):
+                return self._session.request(
+                    method, url, headers=headers, timeout=self._timeout, allow_redirects=False, **body
+                )
         except requests.Timeout as exc:
             silence = f"no answer from {self._root} within {self._timeout:g} s"
             raise Unavailable("keycloak", operation, silence) from exc

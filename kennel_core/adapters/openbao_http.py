@@ -12,6 +12,7 @@ import urllib3
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
 from kennel_core.adapters.openbao_login import SYSTEM, Answer
+from kennel_core.effects import Effect
 from kennel_core.errors import Rejected
 from kennel_core.provider import Provider
 
@@ -54,16 +55,17 @@ class Transport(hvac.adapters.Adapter):  # type: ignore[misc]  # hvac carries no
         if json is not None:
             content = json_format.dumps(json).encode()
             sent["Content-Type"] = "application/json"
-        response = self._pool.request(
-            method.upper(),
-            self.urljoin(self.base_uri, url),
-            fields=dict(params) if params else None,
-            body=content,
-            headers=sent,
-            timeout=self._timeout,
-            retries=_RETRIES,
-            preload_content=False,
-        )
+        with Effect("openbao write", acts=method.upper() not in {"GET", "LIST"}):
+            response = self._pool.request(
+                method.upper(),
+                self.urljoin(self.base_uri, url),
+                fields=dict(params) if params else None,
+                body=content,
+                headers=sent,
+                timeout=self._timeout,
+                retries=_RETRIES,
+                preload_content=False,
+            )
         try:
             data = response.read(ANSWER_MAX + 1)
         finally:

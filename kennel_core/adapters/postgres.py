@@ -12,6 +12,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row
 
+from kennel_core.effects import Effect
 from kennel_core.errors import Rejected, Unavailable
 
 SYSTEM = "postgres"
@@ -71,7 +72,8 @@ class Session:
         Source: https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-MULTI-STATEMENT
         """
         try:
-            self._connection.execute(sql.SQL("; ").join(statements))
+            with Effect("sql"):
+                self._connection.execute(sql.SQL("; ").join(statements))
         except psycopg.Error as exc:
             raise _translated(operation, exc, remedy) from exc
 

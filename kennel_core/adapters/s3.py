@@ -15,6 +15,7 @@ from xml.sax.saxutils import escape
 import requests
 from requests_aws4auth import AWS4Auth
 
+from kennel_core.effects import Effect
 from kennel_core.errors import Rejected, Unavailable
 
 TIMEOUT_S = 30.0
@@ -116,14 +117,15 @@ class Bucket:
         body: bytes | None = None,
     ) -> requests.Response:
         try:
-            response = self._session.request(
-                method,
-                f"{self._url}{path}",
-                params=params,
-                data=body,
-                timeout=self.timeout,
-                allow_redirects=False,
-            )
+            with Effect("s3 write", acts=method not in {"GET", "HEAD"}):
+                response = self._session.request(
+                    method,
+                    f"{self._url}{path}",
+                    params=params,
+                    data=body,
+                    timeout=self.timeout,
+                    allow_redirects=False,
+                )
         except requests.Timeout as exc:
             silence = f"no answer from {self.endpoint} within {self.timeout:g} s"
             raise Unavailable("s3", operation, silence) from exc

@@ -9,6 +9,7 @@ from jeepney import Message, new_method_call
 
 from kennel_core.adapters.systemd import RUNNING, Systemd
 from kennel_core.adapters.unit_spec import MANAGER, UnitSpec, dynamic_user, start_message
+from kennel_core.effects import Effect
 from kennel_core.errors import Conflict, NotFound, Rejected, Unavailable
 
 POLL_S = 0.01
@@ -55,7 +56,8 @@ class StatefulSystemd(Systemd):
             self._ended(name, operation, deadline)
             # Whether the program could be run at all is of no interest, and a failed unit is not cleaned.
             self._call(operation, new_method_call(MANAGER, "ResetFailedUnit", "s", (name,)))
-            self._call(operation, new_method_call(MANAGER, "CleanUnit", "sas", (name, ["state"])))
+            with Effect("clean unit"):
+                self._call(operation, new_method_call(MANAGER, "CleanUnit", "sas", (name, ["state"])))
             self._ended(name, operation, deadline)
         finally:
             self.close()  # which lets systemd forget the unit

@@ -31,6 +31,7 @@ from kennel_core.adapters.unit_spec import (
     accounting,
     start_message,
 )
+from kennel_core.effects import Effect
 from kennel_core.errors import Conflict, NotFound, Rejected, Unavailable
 
 RUNNING = frozenset({"active", "activating", "reloading"})
@@ -134,7 +135,8 @@ class Systemd:
             result = self._job(operation, message, timeout)
             if result != "done":
                 raise Rejected("systemd", operation, f"the job ended with {result!r}")
-            self._call(operation, new_method_call(MANAGER, "ResetFailedUnit", "s", (name,)))
+            with Effect("reset unit"):
+                self._call(operation, new_method_call(MANAGER, "ResetFailedUnit", "s", (name,)))
         except NotFound:
             return
 
@@ -192,7 +194,8 @@ class Systemd:
         # no sender: messages carry the unique name, so this filter would never match
         removed = MatchRule(type="signal", interface=MANAGER.interface, member="JobRemoved")
         with connection.filter(removed, queue=deque()) as queue:
-            (job,) = self._call(operation, message)
+            with Effect("systemd job"):
+                (job,) = self._call(operation, message)
             while True:
                 try:
                     left = max(0.0, deadline - time.monotonic())
@@ -215,7 +218,8 @@ class Systemd:
         kept = DBusAddress(path, SYSTEMD1, f"{SYSTEMD1}.Slice")
         if not all(self._get(kept, name) for name in ACCOUNTING):
             body = (SLICE, True, accounting())
-            self._call("set up slice", new_method_call(MANAGER, "SetUnitProperties", "sba(sv)", body))
+            with Effect("set up slice"):
+                self._call("set up slice", new_method_call(MANAGER, "SetUnitProperties", "sba(sv)", body))
         self._subscribed = True
 
     def _call(self, operation: str, message: Message) -> Any:

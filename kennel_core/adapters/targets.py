@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from kennel_core.effects import Effect
 from kennel_core.errors import Unavailable
 
 LENGTH = 4096  # of a path, at most
@@ -52,7 +53,8 @@ class Targets:
             with os.fdopen(os.open(new, flags, FILE_MODE, dir_fd=directory), "w", encoding="utf-8") as file:
                 os.fchmod(file.fileno(), FILE_MODE)  # whatever the umask is
                 file.write(target)
-            os.replace(new, name, src_dir_fd=directory, dst_dir_fd=directory)
+            with Effect("target"):
+                os.replace(new, name, src_dir_fd=directory, dst_dir_fd=directory)
 
     def remove(self, name: str) -> None:
         """Remove a file; quiet when it is gone.
@@ -61,7 +63,7 @@ class Targets:
             Unavailable: it cannot be removed.
         """
         try:
-            with self._opened("remove") as directory:
+            with self._opened("remove") as directory, Effect("remove target"):
                 os.unlink(name, dir_fd=directory)
         except FileNotFoundError:
             pass

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from kennel_core import env_file
+from kennel_core.effects import Effect
 from kennel_core.errors import Unavailable
 
 ENVIRONMENT = "environment"
@@ -49,8 +50,10 @@ class UnitFiles:
             _write(new / ENVIRONMENT, environment.encode())
             for name, content in credentials.items():
                 _write(new / CREDENTIALS / name, content)
-            shutil.rmtree(directory, ignore_errors=True)
-            new.rename(directory)
+            with Effect("remove unit files"):
+                shutil.rmtree(directory, ignore_errors=True)
+            with Effect("unit files"):
+                new.rename(directory)
 
     def remove(self, unit: str) -> None:
         """Remove a unit's files; quiet when there are none.
@@ -61,7 +64,8 @@ class UnitFiles:
         directory = self._root / unit
         with _translated("remove", directory):
             if directory.exists():
-                shutil.rmtree(directory)
+                with Effect("remove unit files"):
+                    shutil.rmtree(directory)
 
     def values(self, unit: str) -> list[bytes]:
         """Return every secret that a unit was given, for whoever must hide it.

@@ -14,12 +14,14 @@ from urllib.parse import urlsplit
 
 import redis
 
+from kennel_core.effects import Effect
 from kennel_core.errors import Rejected, Unavailable
 
 SYSTEM = "valkey"
 CONNECT_TIMEOUT_S = 2.0
 TIMEOUT_S = 5.0
 BATCH = 1000  # keys
+CHANGES = {"UNLINK", "FLUSHDB", ("ACL", "SETUSER"), ("ACL", "DELUSER"), ("CLIENT", "KILL")}
 
 
 class Valkey:
@@ -131,7 +133,8 @@ class Valkey:
         return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
 
     def _call(self, operation: str, *command: str | int) -> Any:
-        with self._typed(operation):
+        acts = command[0] in CHANGES or command[:2] in CHANGES
+        with self._typed(operation), Effect("valkey write", acts=acts):
             return self._connected(operation).execute_command(*command)  # type: ignore[no-untyped-call]
 
     def _connected(self, operation: str) -> redis.Redis:

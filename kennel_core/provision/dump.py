@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from kennel_core.adapters.postgres import SYSTEM, Server
+from kennel_core.effects import Effect
 from kennel_core.errors import Rejected, Unavailable
 
 TIMEOUT_S = 1800.0
@@ -35,17 +36,19 @@ def dump(server: Server, database: str, directory: Path, timeout: float = TIMEOU
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         with open(partial, "wb", opener=_private) as file:
-            subprocess.run(
-                argv,
-                env=env,
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.PIPE,
-                timeout=timeout,
-                check=True,
-            )
+            with Effect("start program"):
+                subprocess.run(
+                    argv,
+                    env=env,
+                    stdin=subprocess.DEVNULL,
+                    stdout=file,
+                    stderr=subprocess.PIPE,
+                    timeout=timeout,
+                    check=True,
+                )
             os.fsync(file.fileno())
-        partial.rename(final)
+        with Effect("dump"):
+            partial.rename(final)
         _sync(directory)
     except subprocess.TimeoutExpired:
         raise Unavailable(SYSTEM, operation, f"pg_dump did not end within {timeout:g} s") from None

@@ -6,9 +6,10 @@ from typing import Any
 
 from peewee import fn
 
-from kennel_core import deployments, resources
+from kennel_core import db, deployments, resources
 from kennel_core.adapters import process_tree
 from kennel_core.adapters.unit_files import UnitFiles
+from kennel_core.effects import Effect
 from kennel_core.models import FINAL, Build, BuildStatus, Delivery, Deployment
 from kennel_core.settings import Settings
 
@@ -20,9 +21,11 @@ def sweep(settings: Settings, now: float) -> None:
     files = UnitFiles(settings.inputs_dir)
     for unit in set(files.units()) - resources.units().keys():
         files.remove(unit)
-    Delivery.delete().where(Delivery.received_at < now - DELIVERIES_KEPT_S).execute()
+    with db.write():
+        Delivery.delete().where(Delivery.received_at < now - DELIVERIES_KEPT_S).execute()
     for root in unneeded_roots(settings):
-        root.unlink(missing_ok=True)
+        with Effect("remove gc root"):
+            root.unlink(missing_ok=True)
 
 
 def unneeded_roots(settings: Settings) -> list[Path]:
@@ -50,7 +53,8 @@ def end_lost_work(settings: Settings) -> None:
     """
     for directory in lost_work(settings):
         process_tree.end_left_by(directory)
-        shutil.rmtree(directory, ignore_errors=True)
+        with Effect("remove build directory"):
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def lost_work(settings: Settings) -> list[Path]:

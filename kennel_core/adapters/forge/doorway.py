@@ -9,6 +9,7 @@ from urllib.parse import urljoin, urlsplit
 
 import requests
 
+from kennel_core.effects import Effect
 from kennel_core.errors import ConfigError, NotFound, Rejected, Unavailable
 from kennel_core.settings import Settings
 
@@ -96,9 +97,10 @@ class Doorway:
     def _request(self, method: str, url: str, operation: str, **body: Any) -> requests.Response:
         headers = {"Authorization": f"token {self._token}"} if self._token else {}
         try:
-            return self._session.request(
-                method, url, headers=headers, timeout=self._timeout, allow_redirects=False, **body
-            )
+            with Effect("forge write", acts=method != "GET"):
+                return self._session.request(
+                    method, url, headers=headers, timeout=self._timeout, allow_redirects=False, **body
+                )
         except requests.Timeout as exc:
             silence = f"no answer from {self.url} within {self._timeout:g} s"
             raise Unavailable("forge", operation, silence) from exc

@@ -11,6 +11,7 @@ from kennel_core.adapters.stateful_units import StatefulSystemd
 from kennel_core.adapters.systemd import RUNNING
 from kennel_core.adapters.unit_spec import UnitSpec, dynamic_user
 from kennel_core.adapters.valkey import Valkey
+from kennel_core.effects import Effect
 from kennel_core.errors import AdapterError, Rejected, Unavailable
 from kennel_core.provision import Memory, Owner
 from kennel_core.provision.valkey.modes import forget
@@ -121,7 +122,8 @@ class Instances:
                 systemd.clean(unit, self._state(owner), STOP_TIMEOUT_S)
         for directory in (self._own_data(owner), self.directory(owner)):
             if directory.exists():
-                shutil.rmtree(directory)
+                with Effect("remove data"):
+                    shutil.rmtree(directory)
 
     def _unit(self, owner: Owner) -> str:
         return f"{PREFIX}{self.name(owner)}.service"
