@@ -86,8 +86,9 @@ def explain(found: Sequence[Record], settings: Settings) -> None:
     if silent:
         click.echo(
             f"\nNo delivery of {' '.join(silent)} came within {hooks.DELIVERY_S:g} s.\n"
-            f"Does Kennel run, and does the forge reach {settings.webhook_url}? The webhook's page on the forge says what it got; its\n"
-            "[webhook] ALLOWED_HOST_LIST must allow the host. The setting is KENNEL_FORGE_HOOK_URL.",
+            f"Does Kennel run, and does the forge reach {settings.webhook_url}?\n"
+            "The webhook's page on the forge says what it got. The forge's [webhook] ALLOWED_HOST_LIST must\n"
+            "allow the host; KENNEL_FORGE_HOOK_URL names another address.",
             err=True,
         )
 
