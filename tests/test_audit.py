@@ -186,6 +186,22 @@ def test_a_system_that_does_not_answer_is_named_and_the_rest_is_compared(world: 
     assert [one.what for one in seen.counted()] == [str(world.settings.work_dir / "4711")]
 
 
+def test_what_is_wanted_again_by_the_time_somebody_confirms_is_left_alone(world: World) -> None:
+    deploy(world, PROD)
+    (unit,) = world.units()
+    files = UnitFiles(world.settings.inputs_dir)
+    files.write(unit, "A=1\n", {})
+    Deployment.update(unit="kennel-other.service", live=None).execute()
+    forget_rows(resources.UNIT)
+    before = look(world)
+    assert str(world.settings.inputs_dir / unit) in {one.what for one in before.fixable()}
+
+    Deployment.update(unit=unit).execute()
+    fix(world.settings, world.host, world.doorbell, before)
+
+    assert files.units() == [unit]
+
+
 # --- PostgreSQL ---
 
 

@@ -1,8 +1,6 @@
 """What the doctor says of neighbours that are well, and of each that is not."""
 
-import itertools
-import os
-import subprocess
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,8 +25,6 @@ from tests.servers.systemd import PrivateSystemd
 from tests.servers.valkey import ValkeyServer, programs
 from tests.test_cli import data, runner
 
-TRIED = itertools.count()
-
 
 def said(settings: Settings, system: str) -> list[Check]:
     db.configure(settings.database)
@@ -50,6 +46,14 @@ def complaint(settings: Settings, system: str) -> str:
 def with_key(settings: Settings, **changes: Any) -> Settings:
     projects.create_secret_key(settings.secret_key_file)
     return settings.model_copy(update=changes)
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A directory that everybody may read, and with a short name."""
+    with tempfile.TemporaryDirectory(prefix="kd", dir="/var/tmp") as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory)
 
 
 # --- PostgreSQL ---
@@ -164,15 +168,12 @@ def test_a_valkey_that_is_down_or_not_named_fails(settings: Settings) -> None:
 
 
 def test_a_valkey_of_each_refs_own_is_started_and_removed(
-    settings: Settings, systemd: PrivateSystemd, tmp_path_factory: pytest.TempPathFactory
+    settings: Settings, systemd: PrivateSystemd, public: Path
 ) -> None:
-    short = Path(f"/var/tmp/kd{os.getpid()}.{next(TRIED)}")
-    there = with_key(settings, valkey="instance", bus=systemd.bus, runtime_dir=short)
-    try:
-        assert verdicts(there, "valkey") == ["ok"]
-        assert list((short / "valkey").iterdir()) == []
-    finally:
-        subprocess.run(["rm", "-rf", "--", str(short)], check=True)
+    there = with_key(settings, valkey="instance", bus=systemd.bus, runtime_dir=public)
+
+    assert verdicts(there, "valkey") == ["ok"]
+    assert list((public / "valkey").iterdir()) == []
     missing = there.model_copy(update={"valkey_program": "/no/such/program"})
     assert "KENNEL_VALKEY_PROGRAM" in complaint(missing, "valkey")
 
@@ -285,13 +286,10 @@ def test_systemd_starts_a_unit_and_keeps_none(settings: Settings, systemd: Priva
 
 
 def test_a_caddy_is_asked_for_its_server_and_may_read_kennels_files(
-    settings: Settings, caddy: CaddyServer, tmp_path: Path
+    settings: Settings, caddy: CaddyServer, public: Path
 ) -> None:
-    there = settings.model_copy(update={"caddy_admin": caddy.admin, "runtime_dir": tmp_path / "run"})
+    there = settings.model_copy(update={"caddy_admin": caddy.admin, "runtime_dir": public / "run"})
     there.targets_dir.mkdir(parents=True)
-    for path in there.targets_dir.parents:
-        if path.is_relative_to("/tmp/pytest-of-root"):
-            path.chmod(0o755)
 
     assert verdicts(there, "caddy") == (["ok", "ok"] if caddy.reads_files else ["ok", "warning"])
     if caddy.reads_files:

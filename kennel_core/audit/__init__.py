@@ -6,7 +6,6 @@ removed. What has only such a name is listed and never touched.
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
 
 import structlog
 
@@ -26,7 +25,6 @@ __all__ = ["Audit", "Finding", "Verdict", "audit", "fix"]
 PASS_S = 120.0  # how long `fix` waits for what is on its way; the reconciler goes on with it
 
 log = structlog.get_logger(__name__)
-T = TypeVar("T")
 
 
 def audit(settings: Settings, host: Host) -> Audit:
@@ -38,34 +36,41 @@ def audit(settings: Settings, host: Host) -> Audit:
         Unavailable: a pass has been running for too long.
     """
     with only_one(settings.reconcile_lock):
-        seen = scope(settings, host)
-        looks = _looks(seen)
-        with ThreadPoolExecutor(len(looks)) as pool:
-            futures = {name: pool.submit(_attempt, look, seen) for name, look in looks.items()}
-            results = {name: future.result() for name, future in futures.items()}
-        results["disk"] = _attempt(disk.look, seen)
-    findings = [one for result in results.values() if isinstance(result, list) for one in result]
-    silent = {name: str(result) for name, result in results.items() if isinstance(result, KennelError)}
-    return Audit(tuple(sorted(findings, key=lambda one: (one.system, one.verdict, one.what))), silent)
+        return _observe(settings, host)
 
 
-def fix(settings: Settings, host: Host, doorbell: Doorbell, found: Audit) -> dict[str, str]:
-    """Put right what was found, then run passes; returns what could not be done, by its name.
+def fix(settings: Settings, host: Host, doorbell: Doorbell, confirmed: Audit) -> dict[str, str]:
+    """Put right what was found and is still so, then run passes; returns what could not be done, by its name.
 
     Raises:
         AdapterError: the host could not be observed, or another pass holds the lock.
     """
     failed: dict[str, str] = {}
     with only_one(settings.reconcile_lock):
-        for one in found.fixable():
+        agreed = set(confirmed.fixable())
+        for one in _observe(
+            settings, host
+        ).fixable():  # passes and pushes went on while somebody read the list
             try:
-                if one.fix is not None:
+                if one.fix is not None and one in agreed:
                     one.fix()
                     log.info("put right", system=one.system, finding=str(one.verdict), what=one.what)
             except KennelError as exc:
                 failed[one.what] = str(exc)
     report = converge(settings, doorbell, host, Backoff(), PASS_S)
     return failed | {f"pass {number}": text for number, text in enumerate(report.errors, 1)}
+
+
+def _observe(settings: Settings, host: Host) -> Audit:
+    seen = scope(settings, host)
+    looks = _looks(seen)
+    with ThreadPoolExecutor(len(looks)) as pool:
+        futures = {name: pool.submit(_attempt, look, seen) for name, look in looks.items()}
+        results = {name: future.result() for name, future in futures.items()}
+    results["disk"] = _attempt(disk.look, seen)
+    findings = [one for result in results.values() if isinstance(result, list) for one in result]
+    silent = {name: str(result) for name, result in results.items() if isinstance(result, KennelError)}
+    return Audit(tuple(sorted(findings, key=lambda one: (one.system, one.verdict, one.what))), silent)
 
 
 def _looks(seen: Scope) -> dict[str, Callable[[Scope], list[Finding]]]:
