@@ -185,6 +185,8 @@ class Forge:
 
 def _repository(full_name: str) -> str:
     owner, _, name = full_name.partition("/")
+    if {owner, name} & {"", ".", ".."}:
+        raise NotFound(f"{full_name!r} is not the name of a repository: give OWNER/NAME")
     return f"/repos/{quote(owner, safe='')}/{quote(name, safe='')}"
 
 
