@@ -16,7 +16,7 @@ import pytest
 
 from kennel_core import build_log, builds, db, deployments, lease, projects
 from kennel_core.cli import kennel as group
-from kennel_core.models import Build, Deployment, Project
+from kennel_core.models import AuditEntry, Build, Deployment, Project
 from kennel_core.outputs import Outputs, ServiceOutput
 from kennel_core.settings import Settings
 from tests.servers.caddy import CaddyServer
@@ -478,3 +478,23 @@ def test_a_webhook_that_nobody_takes_names_the_address(
     assert "http://127.0.0.1:9/webhook" in done.stderr
     assert deployments.all_rows() == []
     assert build_log.chunks(1) == []
+
+
+def test_a_preview_is_put_to_sleep_and_woken(cli: Cli, project: Project, settings: Settings) -> None:
+    built(project, settings, "pr-7")
+    built(project, settings)
+    with db.write():
+        Deployment.update(live={}).execute()
+    cli("deployment", "start", "acme/shop", "pr-7", status=4)
+    cli("deployment", "stop", "acme/shop", "topic", status=3)
+    assert "never sleeps" in cli("deployment", "stop", "acme/shop", "main", status=4).stderr
+
+    assert data(cli("deployment", "stop", "acme/shop", "pr-7", "--json"))["sleeps"] is True
+    with db.write():
+        for row in Deployment.select():
+            Deployment.update(live=deployments.snapshot(row)).where(Deployment.id == row.id).execute()
+    found = {row["ref"]: row["status"] for row in data(cli("deployment", "list", "--json"))}
+    assert found == {"main": "live", "pr-7": "asleep"}
+    assert "the next pass starts it" in cli("deployment", "start", "acme/shop", "pr-7").stdout
+    entries = [(one.who.endswith("@host"), one.what, one.target) for one in AuditEntry.select()]
+    assert entries == [(True, "stop", "acme/shop pr-7"), (True, "start", "acme/shop pr-7")]

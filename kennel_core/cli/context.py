@@ -1,5 +1,6 @@
 """What commands share: settings, the database, ``--json``, and the doorbell."""
 
+import getpass
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import entry_points
@@ -49,6 +50,11 @@ def database() -> Iterator[Settings]:
     settings = load_settings()
     with db.connection():
         yield settings
+
+
+def operator() -> str:
+    """Name who runs the command, as the audit log does."""
+    return f"{getpass.getuser()}@host"
 
 
 def doorbell() -> Doorbell:

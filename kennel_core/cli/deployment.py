@@ -1,18 +1,22 @@
 """``kennel deployment``."""
 
+import time
+
 import click
 
-from kennel_core import deployments, logs, projects, runtime
+from kennel_core import audit_log, db, deployments, logs, projects, refs, runtime
 from kennel_core.cli import shapes
-from kennel_core.cli.context import database, json_option
+from kennel_core.cli.context import database, doorbell, json_option, operator
 from kennel_core.cli.output import fields, print_line, rows, show
+from kennel_core.errors import Conflict, NotFound
+from kennel_core.models import Project
 
 FAILED = 5
 
 
 @click.group()
 def deployment() -> None:
-    """See what runs."""
+    """See what runs, let previews sleep and wake them."""
 
 
 @deployment.command(name="list")
@@ -56,6 +60,51 @@ def logs_(number: int, lines: int, since: str | None, *, follow: bool, as_json: 
             print_line({"time": moment, "message": message})
         else:
             click.echo(logs.escape(line))
+
+
+@deployment.command()
+@click.argument("name", metavar="OWNER/NAME")
+@click.argument("ref", metavar="REF")
+@click.option("--why", default="an operator stopped it", show_default=True, help="A sentence for others.")
+@json_option
+def stop(name: str, ref: str, why: str, *, as_json: bool) -> None:
+    """Let a preview or dev branch sleep: its data stays, its hosts say that it sleeps."""
+    with database():
+        project = projects.find(name)
+        with db.write():
+            _require_deployed(project, ref)
+            refs.stop(project, ref, why, time.time())
+            _note(project, ref, "stop")
+        doorbell().reconcile()
+    data = {"project": project.full_name, "ref": ref, "sleeps": True}
+    show(data, lambda: click.echo(f"{project.full_name} {ref}: the next pass stops it"), as_json=as_json)
+
+
+@deployment.command()
+@click.argument("name", metavar="OWNER/NAME")
+@click.argument("ref", metavar="REF")
+@json_option
+def start(name: str, ref: str, *, as_json: bool) -> None:
+    """Wake what sleeps; so does a push."""
+    with database():
+        project = projects.find(name)
+        with db.write():
+            _require_deployed(project, ref)
+            if not refs.start(project, ref):
+                raise Conflict(f"{project.full_name} {ref}: does not sleep")
+            _note(project, ref, "start")
+        doorbell().reconcile()
+    data = {"project": project.full_name, "ref": ref, "sleeps": False}
+    show(data, lambda: click.echo(f"{project.full_name} {ref}: the next pass starts it"), as_json=as_json)
+
+
+def _require_deployed(project: Project, ref: str) -> None:
+    if not deployments.is_deployed(project, ref):
+        raise NotFound(f"{project.full_name} has no deployment of {ref}; see `kennel deployment list`")
+
+
+def _note(project: Project, ref: str, what: str) -> None:
+    audit_log.note(operator(), what, f"{project.full_name} {ref}", "done", time.time())
 
 
 @deployment.command()

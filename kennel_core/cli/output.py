@@ -26,6 +26,7 @@ STYLES = {
     "starting": "yellow",
     "failed": "red",
     "cancelled": "dim",
+    "asleep": "dim",
 }
 WIDE = 1000  # columns, where no terminal limits them
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from kennel_core import deployments
+from kennel_core import deployments, sleeping
 from kennel_core.cli.output import moment
 from kennel_core.models import Build, Deployment, Project
 from kennel_core.settings import Settings
@@ -36,8 +36,14 @@ def of_build(row: Build) -> dict[str, Any]:
     }
 
 
+def _status(row: Deployment) -> str:
+    if row.live != deployments.snapshot(row):
+        return "starting"
+    return "asleep" if (row.project_id, row.ref) in sleeping.asleep() else "live"
+
+
 def of_deployment(row: Deployment, settings: Settings) -> dict[str, Any]:
-    """Describe a deployment. `status`: starting until the row's own version is live."""
+    """Describe a deployment. `status`: starting until the row's own version is live; or asleep."""
     live = row.live or {}
     hosts = [host for host in (row.custom_domain, row.host, row.alias_host) if host]
     return {
@@ -47,7 +53,7 @@ def of_deployment(row: Deployment, settings: Settings) -> dict[str, Any]:
         "name": row.name,
         "kind": str(row.kind),
         "environment": str(row.environment),
-        "status": "live" if row.live == deployments.snapshot(row) else "starting",
+        "status": _status(row),
         "url": settings.url(hosts[0]),
         "hosts": hosts,
         "build": row.__data__["build"],  # without a query for the row
