@@ -84,6 +84,20 @@ def rename(project: Project, full_name: str, clone_url: str) -> None:
     project.owner, project.name, project.clone_url = owner, name, clone_url
 
 
+def namesakes() -> dict[int, str]:
+    """Say which projects have the name of one that was registered before, by id: and which that is.
+
+    Secrets are kept by the repository's name, whoever its owner is, as secretspec does.
+    """
+    first: dict[str, str] = {}
+    found = {}
+    for project in Project.select().order_by(Project.id):
+        holder = first.setdefault(project.name.lower(), project.full_name)
+        if holder != project.full_name:
+            found[project.id] = holder
+    return found
+
+
 def rotate_secret(project: Project) -> None:
     """Give the project another webhook secret; the old one is worth nothing from now on."""
     Project.update(secret_generation=Project.secret_generation + 1).where(Project.id == project.id).execute()

@@ -15,6 +15,7 @@ from typing import Annotated, Literal, NoReturn, Self
 import pydantic
 from pydantic import ConfigDict, Field
 
+from kennel_core import provider
 from kennel_core.errors import ConfigError
 
 PREFIX = "KENNEL_"
@@ -198,6 +199,13 @@ class Settings(pydantic.BaseModel):
     def _is_admin_address(cls, value: str) -> str:
         if not re.match(r"https?://[^/]+$|unix:///.", value):
             raise ValueError("must be http://HOST:PORT or unix:///PATH")
+        return value
+
+    @pydantic.field_validator("secrets")
+    @classmethod
+    def _is_provider(cls, value: str) -> str:
+        if value:
+            provider.parse(value, os.environ)
         return value
 
     @pydantic.field_validator("ports")

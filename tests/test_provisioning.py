@@ -9,7 +9,7 @@ import psycopg
 import pytest
 import redis
 
-from kennel_core import builds, db, deployments, refs, resources
+from kennel_core import builds, db, deployments, projects, refs, resources
 from kennel_core.models import BuildStatus, Deployment
 from kennel_core.outputs import ServiceOutput
 from kennel_core.reconcile import rotation
@@ -223,6 +223,20 @@ def test_missing_secrets_are_named_all_at_once_and_the_old_version_goes_on(
     for name in ("TOKEN", "CERTIFICATE"):
         assert f"secret/secretspec/shop/prod/{name}" in (failed.error or "")
     assert "TOKEN" not in told(equipped)[0]
+
+
+def test_a_namesake_gets_none_of_a_projects_secrets(equipped: World) -> None:
+    equipped.build(tells(equipped))
+    equipped.converge()
+    specified(equipped)
+    equipped.project = projects.add("evil/shop", "https://forge.example.org/evil/shop.git", "main")
+    build = equipped.build(tells(equipped, "two"), ref="dev")
+
+    equipped.converge()
+
+    failed = builds.get(build.id)
+    assert failed.status == BuildStatus.FAILED
+    assert "acme/shop has the same name, and secrets are kept by it" in (failed.error or "")
 
 
 def test_a_server_that_is_down_is_waited_for(equipped: World, openbao: OpenBaoServer) -> None:

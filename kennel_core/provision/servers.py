@@ -23,6 +23,7 @@ R = TypeVar("R")
 SPECIFICATION = "secretspec.toml"
 AT_ONCE = 8
 
+Listing = frozenset[str] | AdapterError  # what a server has, or why it does not say
 Task = tuple[str, Owner, Memory]  # kind, whose, what is remembered of it
 
 
@@ -69,10 +70,18 @@ class Servers:
 
         return Oidc(self._settings)
 
-    def present(self, kinds: Collection[str]) -> dict[str, frozenset[str] | AdapterError]:
-        """Ask each server what there is, side by side."""
+    def present(self, kinds: Collection[str]) -> Callable[[], dict[str, Listing]]:
+        """Begin to ask servers what there is, side by side; the result waits for their answers."""
         known = sorted(kind for kind in kinds if kind in self.provisioners)
-        return dict(zip(known, each(lambda kind: self.provisioners[kind].present(), known), strict=True))
+        if not known:
+            return dict
+        pool = ThreadPoolExecutor(len(known))
+        asked = {
+            kind: pool.submit(_attempt, lambda kind: self.provisioners[kind].present(), kind)
+            for kind in known
+        }
+        pool.shutdown(wait=False)
+        return lambda: {kind: future.result() for kind, future in asked.items()}
 
     def each_ensure(self, tasks: Sequence[Task]) -> list[AdapterError | None]:
         """Make resources, side by side."""
@@ -142,19 +151,19 @@ class Servers:
 
 def each(action: Callable[[T], R], tasks: Sequence[T]) -> list[R | AdapterError]:
     """Do it for each, side by side; returns results, or errors in their places."""
-
-    def attempt(task: T) -> R | AdapterError:
-        try:
-            return action(task)
-        except AdapterError as exc:
-            return exc
-        except ConfigError as exc:  # a file that a setting names, say: mended while passes go on
-            return Unavailable("settings", "use", str(exc))
-
     if not tasks:
         return []
     with ThreadPoolExecutor(min(AT_ONCE, len(tasks))) as pool:
-        return list(pool.map(attempt, tasks))
+        return list(pool.map(lambda task: _attempt(action, task), tasks))
+
+
+def _attempt(action: Callable[[T], R], task: T) -> R | AdapterError:
+    try:
+        return action(task)
+    except AdapterError as exc:
+        return exc
+    except ConfigError as exc:  # a file that a setting names, say: mended while passes go on
+        return Unavailable("settings", "use", str(exc))
 
 
 def _numbers() -> set[int]:

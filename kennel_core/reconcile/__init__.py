@@ -66,8 +66,10 @@ def run_pass(settings: Settings, doorbell: Doorbell, host: Host, backoff: Backof
     rung = builds.forgotten(time.time(), settings.max_builds)
     for build_id in rung:
         doorbell.build(build_id)
+    owned = resources.owned()
+    present = host.servers.present({kind for kind, *_ in owned})  # the slowest answers, so asked for first
     try:
-        state = State(settings, host, wanted(settings), host.units(), resources.units(), resources.owned())
+        state = State(settings, host, wanted(settings), host.units(), resources.units(), owned, present)
     except AdapterError:
         metrics.pass_ended("error", time.monotonic() - began)
         raise

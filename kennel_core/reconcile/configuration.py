@@ -6,13 +6,14 @@ The values are part of the revision: when one changes, another unit takes the se
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import structlog
 
-from kennel_core import builds, db, deployments, oidc
-from kennel_core.errors import AdapterError, KennelError, ProjectError, Rejected, Unavailable
+from kennel_core import builds, db, deployments, oidc, projects
+from kennel_core.errors import AdapterError, BuildFailed, KennelError, ProjectError, Rejected, Unavailable
 from kennel_core.inputs import Inputs
-from kennel_core.provision.servers import each
+from kennel_core.provision.servers import SPECIFICATION, each
 from kennel_core.reconcile.backoff import Backoff
 from kennel_core.reconcile.desired import wanted
 from kennel_core.reconcile.plan import Desired
@@ -83,6 +84,7 @@ def _problem(row: Desired, provided: Provided) -> AdapterError | None:
 
 def gather(state: State, rows: Sequence[Desired]) -> list[Inputs | KennelError]:
     """Ask the servers for several services side by side; each gets its inputs, or what is wrong."""
+    shared = projects.namesakes() if state.settings.secrets else {}
 
     def ask(row: Desired) -> Inputs | KennelError:
         owner = row.owner
@@ -90,6 +92,12 @@ def gather(state: State, rows: Sequence[Desired]) -> list[Inputs | KennelError]:
         memories = {kind: Remembered(state.owned[key]) for kind, key in keys.items() if key in state.owned}
         if absent := sorted(keys.keys() - memories.keys()):
             return Unavailable(absent[0], "provide", "it is not configured any more")
+        first = shared.get(owner.project_id)
+        if first and (row.oidc or (Path(row.working_directory) / SPECIFICATION).is_file()):
+            return BuildFailed(
+                deployments.PHASE,
+                f"{first} has the same name, and secrets are kept by it: rename one of the repositories",
+            )
         client = oidc.serving(state.clients, owner.project_id, owner.environment) if row.oidc else None
         try:
             return state.host.servers.inputs(row.name, owner, row.working_directory, memories, client)

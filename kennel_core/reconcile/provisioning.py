@@ -41,7 +41,8 @@ def ensure(state: State) -> Provided:
     if not needed:
         return provided
     _note(state, needed)
-    present = state.host.servers.present({kind for kind, *_ in needed})
+    present = state.present()
+    present |= state.host.servers.present({kind for kind, *_ in needed} - present.keys())()
     todo = []
     for key, owner in sorted(needed.items()):
         there = present.get(key[0])

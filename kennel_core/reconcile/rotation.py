@@ -37,8 +37,7 @@ def look(settings: Settings, doorbell: Doorbell, host: Host) -> Report:
         }
         changed: frozenset[str] = frozenset()
         try:
-            if versions and host.servers.secrets.changed(versions):
-                changed = frozenset(versions)
+            changed = host.servers.secrets.changed_paths(versions) if versions else changed
         except AdapterError as exc:
             state.report.error("secrets", exc)
         rows = [row for row in state.rows.live if changed & (row.inputs or {}).get("versions", {}).keys()]

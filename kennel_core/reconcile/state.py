@@ -1,6 +1,6 @@
 """What the steps of a pass share: what was seen at its start, and what it did."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -9,6 +9,7 @@ from kennel_core.errors import KennelError
 from kennel_core.inputs import Inputs
 from kennel_core.models import Resource
 from kennel_core.oidc import Client
+from kennel_core.provision.servers import Listing
 from kennel_core.reconcile.desired import Wanted
 from kennel_core.reconcile.host import Host
 from kennel_core.resources import Key
@@ -73,7 +74,8 @@ class Report:
 class State:
     """The rows, what systemd said (state by unit name), and what Kennel made: units by name, and the rest.
 
-    `clients` are the OIDC clients that are wanted; `inputs` is what units are about to be told.
+    `present` tells what servers have, by kind, and waits for their answers; `clients` are the OIDC clients
+    that are wanted; `inputs` is what units are about to be told.
     """
 
     settings: Settings
@@ -82,6 +84,7 @@ class State:
     units: Mapping[str, str]
     made: dict[str, Resource]
     owned: dict[Key, Resource] = field(default_factory=dict)
+    present: Callable[[], dict[str, Listing]] = dict
     clients: Sequence[Client] = ()
     inputs: dict[str, Inputs] = field(default_factory=dict)
     report: Report = field(default_factory=Report)

@@ -200,6 +200,11 @@ class PostgresServer:
         return {"PATH": os.environ["PATH"], "LC_ALL": "C", **own}
 
 
+def _removed(home: Path) -> bool:
+    shutil.rmtree(home, ignore_errors=True)
+    return not home.exists()
+
+
 def programs() -> Path:
     """Find the newest PostgreSQL's programs."""
     if given := os.environ.get("POSTGRES_BIN"):
@@ -235,7 +240,7 @@ def postgres_server() -> Iterator[PostgresServer]:
     finally:
         server.stop()
         os.close(lock)
-        shutil.rmtree(home)
+        until(lambda: _removed(home), what="its last processes let go of their files")
 
 
 @pytest.fixture(scope="session")

@@ -9,4 +9,4 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT))  # the servers that tests use
 
-MODULES = ("webhook", "passes", "log", "live", "redeploy", "memory", "valkey", "secrets")
+MODULES = ("webhook", "passes", "log", "live", "redeploy", "memory", "valkey", "secrets", "provisioning")

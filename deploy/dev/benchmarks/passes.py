@@ -145,9 +145,12 @@ class World:
         build = lease.claim(time.time())
         if build is None:
             raise Unmeasurable("there was no build to claim")
-        outputs = Outputs(config_path=str(self.store), services=services)
-        lease.succeed(build, outputs, self.settings, time.time())
+        lease.succeed(build, self.outputs(services), self.settings, time.time())
         return build
+
+    def outputs(self, services: list[ServiceOutput]) -> Outputs:
+        """Say what a build made."""
+        return Outputs(config_path=str(self.store), services=services, resources=[])
 
     def grow(self, size: int) -> None:
         """Have `size` deployments that run, without a pass."""
