@@ -219,6 +219,7 @@ def test_who_the_token_is_needs_a_scope_that_nothing_else_needs(
 ) -> None:
     assert forge.who() == ""
     assert with_token(forge_settings, gitea.tokens[ADMIN]).who() == ADMIN
+    assert forge.missing_scopes() == []
     assert re.match(r"1\.", forge.version())
     assert forge.hook_type() == "gitea"
 
@@ -239,6 +240,7 @@ def test_a_missing_scope_is_named(
     number = issue(gitea, shop)
     forge = with_token(forge_settings, gitea.make_token(BOT, scopes))
 
+    assert [scope.partition(":")[2] for scope in forge.missing_scopes()] == [missing.rpartition(":")[2]]
     with pytest.raises(Rejected, match=rf"lacks the scope .*{missing}.*write:repository and write:issue"):
         if missing == "issue":
             forge.create_comment(shop, number, "x")

@@ -57,6 +57,10 @@ def _servers(settings: Settings) -> dict[str, Examination]:
         from kennel_core.doctor import keycloak  # noqa: PLC0415
 
         found["keycloak"] = keycloak.examine
+    if settings.forge_url:
+        from kennel_core.doctor import forge  # noqa: PLC0415
+
+        found["forge"] = forge.examine
     return found
 
 

@@ -9,12 +9,14 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 from kennel_core import forge_records as records
-from kennel_core.adapters.forge.doorway import TIMEOUT_S, Doorway
+from kennel_core.adapters.forge.doorway import SCOPES, TIMEOUT_S, Doorway, MissingScope
 from kennel_core.errors import NotFound, Rejected, Unavailable
 from kennel_core.forge_records import Comment, Hook, Pull, Repository
 from kennel_core.settings import Settings
 
 __all__ = ["Comment", "Forge", "Hook", "Pull", "Repository"]
+
+NOBODY = "kennel-looks-for-nobody"  # an owner and a repository that are not there
 
 T = TypeVar("T")
 
@@ -44,10 +46,23 @@ class Forge:
         """Ask whose token it is; empty when it lacks `read:user`, which nothing else needs."""
         try:
             return _read(lambda answer: str(answer["login"]), self._api.get("/user", "ask who I am"), "who")
-        except Rejected as exc:
-            if "lacks the scope" in str(exc):
-                return ""
-            raise
+        except MissingScope:
+            return ""
+
+    def missing_scopes(self) -> list[str]:
+        """Name the scopes of `doorway.SCOPES` that the token lacks: tried on a repository that nobody has."""
+        nowhere = f"/repos/{NOBODY}/{NOBODY}"
+        tried = (f"{nowhere}/hooks/1/tests", f"{nowhere}/issues/1/comments")
+        return [scope for scope, path in zip(SCOPES, tried, strict=True) if not self._may_write(scope, path)]
+
+    def _may_write(self, scope: str, path: str) -> bool:
+        try:
+            self._api.write("POST", path, f"try {scope}", {"body": "-"})
+        except MissingScope:
+            return False
+        except NotFound:
+            return True
+        return True
 
     # --- repositories ---
 

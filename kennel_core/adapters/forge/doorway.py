@@ -22,6 +22,10 @@ SCOPES = ("write:repository", "write:issue")
 _SCOPE = re.compile(r"required scope\(s\)[^\[]*\[([^\]]*)\]")
 
 
+class MissingScope(Rejected):
+    """The token lacks a scope, which the message names."""
+
+
 class Doorway:
     """The API below ``/api/v1``, asked with one token. May be used by several threads.
 
@@ -132,7 +136,7 @@ class Doorway:
                 "forge", operation, f"{why} ({said})" if self._token else f"it needs a token: {why}"
             )
         if status == 403:
-            return Rejected("forge", operation, _forbidden(said))
+            return _forbidden(operation, said)
         if status == 404:
             return NotFound(f"forge: {operation}: there is no such thing, or the token's user may not see it")
         return Rejected("forge", operation, f"{status} {said}")
@@ -180,13 +184,13 @@ def is_of(forge_url: str, url: str) -> bool:
         return False
 
 
-def _forbidden(said: str) -> str:
+def _forbidden(operation: str, said: str) -> Rejected:
     """Say which scope or right is missing."""
     missing = _SCOPE.search(said)
     if missing:
-        needed = " and ".join(SCOPES)
-        return f"the token lacks the scope {missing[1]}: make one that has {needed}"
-    return f"{said}: give the token's user admin rights on the repository"
+        advice = f"make one that has {' and '.join(SCOPES)}"
+        return MissingScope("forge", operation, f"the token lacks the scope {missing[1]}: {advice}")
+    return Rejected("forge", operation, f"{said}: give the token's user admin rights on the repository")
 
 
 def _said(response: requests.Response) -> str | None:
