@@ -26,6 +26,7 @@ task_routes = {
     "kennel.build": {"queue": "builds"},
     "kennel.reconcile": {"queue": "reconcile"},
     "kennel.look": {"queue": "reconcile"},
+    "kennel.report": {"queue": "reconcile"},
 }
 
 imports = ["kennel_tasks.tasks"]
@@ -47,4 +48,6 @@ beat_schedule = {
         "options": {"expires": _settings.secrets_interval},
     },
 }
+if _settings.forge_url:
+    beat_schedule["report"] = {"task": "kennel.report", "schedule": 30.0, "options": {"expires": 25}}
 beat_scheduler = "celery.beat:Scheduler"  # fixed entries: nothing to keep on disk

@@ -12,6 +12,7 @@ from kennel_core.settings import Settings
 from kennel_core.webhook import Asked
 
 MAY = frozenset({"write", "admin", "owner"})
+UNKNOWN = "unknown"
 LAPSES_S = 86_400.0  # a command that could not be carried out for so long is not any more
 LOG_CHARACTERS = 6000
 
@@ -67,7 +68,9 @@ def carry_out(command: Command, permission: str, settings: Settings, now: float)
     A stranger gets no answer; nor does who is too late.
     """
     if permission not in MAY:
-        _end(command, f"refused: {command.author} may not write to the repository", now)
+        unknown = f"the forge does not tell Kennel what {command.author} may do"
+        refusal = unknown if permission == UNKNOWN else f"{command.author} may not write to the repository"
+        _end(command, f"refused: {refusal}", now)
         return None
     if now > command.at + LAPSES_S:
         _end(command, "lapsed: it could not be carried out for a day", now)
@@ -120,6 +123,8 @@ def again(project: Project, ref: str, reason: str, settings: Settings, now: floa
         Conflict: a build of it is on its way.
         BuildFailed: no port is free, or a host name is taken.
     """
+    with db.write():
+        refs.start(project, ref)
     newest = (
         builds.without_log()
         .where(Build.project == project, Build.ref == ref)

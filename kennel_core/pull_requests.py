@@ -11,7 +11,7 @@ from peewee import fn
 
 from kennel_core import audit_log, builds, db, environment, gate, refs
 from kennel_core.errors import Conflict, NotFound
-from kennel_core.models import Build, Deployment, Project, PullRequest
+from kennel_core.models import Build, Command, Deployment, Project, PullRequest
 from kennel_core.settings import Settings
 from kennel_core.webhook import Proposal
 
@@ -40,6 +40,9 @@ def note(project: Project, seen: Proposal) -> PullRequest | None:
     facts = (row.draft, row.skip, list(row.labels or ()), row.open)
     if seen.commit != row.commit or not row.open:
         row.state, row.trusted, row.why = State.NEW, None, None
+        Command.update(answer=None).where(
+            Command.project == project, Command.number == seen.number
+        ).execute()  # what a command was answered is about the commit before
     elif seen.fresh or row.state != State.BUILT:
         row.state = State.NEW
     elif facts != (seen.draft, seen.skip, list(seen.labels), True):
@@ -83,6 +86,11 @@ def undecided() -> list[PullRequest]:
 def needs_asking(row: PullRequest) -> bool:
     """Tell whether the decision depends on what its author may do, which is not known yet."""
     return row.trusted is None and not row.fork and row.approved_commit != row.commit
+
+
+def needs_approval(row: PullRequest) -> bool:
+    """Tell whether a pull request that waits does so for approval."""
+    return row.approved_commit != row.commit and (row.fork or not row.trusted)
 
 
 def approve(project: Project, number: int, commit: str, who: str, now: float) -> PullRequest:

@@ -48,6 +48,7 @@ def rollback(project: Project, ref: str, reason: str, settings: Settings, now: f
             raise Conflict(
                 f"{ref}: build {before.id} is not whole any more, {gone} was collected; push it again"
             )
+        sleeping.start(project, ref)
         return _take_over(before, f"rolled back to build {before.id}: {reason}", settings, now)
 
 

@@ -11,6 +11,7 @@ from kennel_core.errors import AdapterError, ConfigError
 from kennel_core.reconcile import rotation
 from kennel_core.reconcile.backoff import Backoff
 from kennel_core.reconcile.host import LocalHost
+from kennel_core.reconcile.reporting import Reporter
 from kennel_tasks.app import app, settings
 from kennel_tasks.doorbell import CeleryDoorbell
 
@@ -19,6 +20,9 @@ log = structlog.get_logger(__name__)
 _doorbell = CeleryDoorbell()
 _host = LocalHost(settings)
 _backoff = Backoff()
+_reporter = Reporter(settings)
+
+TURN_S = reconcile.SETTLE_S if not settings.forge_url else 1.0  # of a pass: then the forge gets its turn
 
 
 class Failed(Exception):
@@ -35,6 +39,7 @@ def build(build_id: int) -> str:
         metrics.build_claimed(time.time() - claimed.created_at)
         pipeline.run(claimed, settings)
     _doorbell.reconcile()
+    _ask_for_a_report()
     return f"build {claimed.id}: has ended"
 
 
@@ -42,7 +47,23 @@ def build(build_id: int) -> str:
 def run_pass() -> str:
     """Bring the host in step with the rows. Never retried: the next tick is the retry."""
     with _connected():
-        return reconcile.converge(settings, _doorbell, _host, _backoff).result
+        result = reconcile.converge(settings, _doorbell, _host, _backoff, TURN_S).result
+    if result != "unchanged":
+        _ask_for_a_report()
+    return result
+
+
+@app.task(name="kennel.report", throws=(Failed,))
+def report() -> str:
+    """Tell the forge what it does not show yet. Never retried: what is due stands in the rows."""
+    with _connected():
+        done = _reporter.report(_doorbell)
+    return f"told {len(done.sent)}, failed {len(done.errors)}"
+
+
+def _ask_for_a_report() -> None:
+    if settings.forge_url:
+        _doorbell.report()
 
 
 @app.task(name="kennel.look", throws=(Failed,))
