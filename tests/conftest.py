@@ -26,6 +26,7 @@ SERVERS = (
     "valkey",
     "world",
     "gitea",
+    "toolchains",
 )
 pytest_plugins = [f"tests.servers.{server}" for server in SERVERS]
 
