@@ -6,7 +6,6 @@ import sysconfig
 from collections.abc import Mapping
 
 from kennel_core import settings
-from kennel_core.errors import AdapterError
 from kennel_core.provision.servers import Servers
 from story import STACK, Surprise
 from story.stack import SERVERS
@@ -34,10 +33,8 @@ def held(env: Mapping[str, str]) -> set[str]:
     """Name everything that the servers hold for services of this stack, and where logins may return to."""
     servers = Servers(settings.load(env))
     found = set()
-    for kind, parts in servers.present({"postgres", "valkey", "garage"}).items():
-        if isinstance(parts, AdapterError):
-            raise Surprise(f"{kind}: {parts}")
-        found |= {f"{kind}: {part}" for part in parts}
+    for kind, provisioner in servers.provisioners.items():
+        found |= {f"{kind}: {part}" for part in provisioner.present()}
     for client in servers.oidc.present().values() if servers.oidc else ():
         found.add(f"keycloak: client {client.client_id}")
         uris = client.representation.get("redirectUris", [])
