@@ -86,6 +86,11 @@ def deployment_logs(
     return (redactor.redact(line) for line in found)
 
 
+def may_show_logs(settings: Settings) -> bool:
+    """Tell whether this process can read what units were told, and so what must not be shown."""
+    return UnitFiles(settings.inputs_dir).is_readable()
+
+
 def _units(row: Deployment) -> set[str]:
     """Name the units of a service: the one that serves, and the one that is to."""
     return {unit for unit in (row.unit, (row.live or {}).get("unit")) if unit}

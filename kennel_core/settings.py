@@ -162,6 +162,9 @@ class Settings(pydantic.BaseModel):
     keycloak_realm: str = Field("", description="realm of the clients")
     keycloak_client: str = Field("kennel", description="Kennel's own client, with manage-clients")
     keycloak_secret_file: Path | None = Field(None, description="file with its secret")
+    inputs_group: str = Field(
+        "", description="group that may read what services are told: of the process that shows their logs"
+    )
     custom_domains_file: Path | None = Field(
         None, description="file that lists the custom domains that are live, one a line"
     )

@@ -30,7 +30,11 @@ def show_logs(deployment_id: int) -> ResponseReturnValue:
             )
         return (f"{line}\n" if line else "" for line in found)
 
-    return stream.follow(read) if stream.wanted() else Response("".join(read()), content_type=stream.PLAIN)
+    if stream.wanted():
+        return stream.follow(read)
+    if not context().follow and not runtime.may_show_logs(context().settings):
+        return stream.elsewhere()
+    return Response("".join(read()), content_type=stream.PLAIN)
 
 
 @blueprint.get("/deployments/<id:deployment_id>/health")

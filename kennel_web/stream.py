@@ -24,7 +24,7 @@ def follow(make: Callable[[], Iterator[str]]) -> BaseResponse:
     workers; that process answers 503 when its places are taken.
     """
     if not context().follow:
-        return redirect(f"http://{_address()}{request.full_path}", 307)
+        return elsewhere()
     places = context().followers
     if not places.acquire(blocking=False):
         return problem(503, "too many logs are followed at present")
@@ -38,6 +38,11 @@ def follow(make: Callable[[], Iterator[str]]) -> BaseResponse:
     response.headers["X-Accel-Buffering"] = "no"
     response.call_on_close(places.release)
     return response
+
+
+def elsewhere() -> BaseResponse:
+    """Send the client on to the follow process."""
+    return redirect(f"http://{_address()}{request.full_path}", 307)
 
 
 def _until_gone(texts: Iterator[str], client: socket.socket | None) -> Iterator[bytes]:

@@ -22,6 +22,7 @@ def test_kennels_own_host_reaches_both_processes_and_hides_what_is_internal(cadd
         assert caddy.request(KENNEL, "/webhook", method="POST", body=b"{}").body == b"web"
         assert caddy.request(KENNEL, "/builds/1/log?lines=5&follow=true").body == b"follow"
         assert caddy.request(KENNEL, "/builds/1/log?follow=false").body == b"web"
+        assert caddy.request(KENNEL, "/deployments/1/logs?lines=5").body == b"follow"
         for path in (
             "/internal/caddy/check-domain?domain=x",
             "/internal",

@@ -104,6 +104,17 @@ def test_files_are_for_their_owner_alone_and_are_replaced_whole(tmp_path: Path) 
     assert (tmp_path / "inputs").stat().st_mode & 0o777 == 0o700
 
 
+def test_one_group_may_read_them(tmp_path: Path) -> None:
+    files = UnitFiles(tmp_path / "inputs", "daemon")
+    files.write(UNIT, env_file.render({"A": "1"}), {"KEY": b"2"})
+
+    found = [tmp_path / "inputs", *(tmp_path / "inputs").rglob("*")]
+    assert {path.group() for path in found} == {"daemon"}
+    assert {path.stat().st_mode & 0o777 for path in found} == {0o750, 0o640}
+    with pytest.raises(Unavailable, match="KENNEL_INPUTS_GROUP"):
+        UnitFiles(tmp_path / "inputs", "nobody-has-this").write(UNIT, "", {})
+
+
 def test_a_unit_without_files_has_none(tmp_path: Path) -> None:
     files = UnitFiles(tmp_path / "inputs")
 

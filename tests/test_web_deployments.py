@@ -2,14 +2,16 @@
 
 import itertools
 import json
+import os
 from collections.abc import Iterator
 
 import pytest
 import requests
 from flask.testing import FlaskClient
 
-from kennel_core import db, projects
+from kennel_core import db, env_file, projects
 from kennel_core.adapters.systemd import Systemd
+from kennel_core.adapters.unit_files import UnitFiles
 from kennel_core.adapters.unit_spec import UnitSpec, dynamic_user
 from kennel_core.models import Build, Deployment
 from kennel_core.settings import Settings
@@ -218,6 +220,31 @@ def test_a_wrong_range_is_refused(client: FlaskClient, service: Service, query: 
     answer = client.get(f"{service.url}/logs?{query}")
     assert (answer.status_code, answer.content_type) == (400, "application/problem+json")
     assert json.loads(answer.data)["detail"].startswith(query.partition("=")[0])
+
+
+def test_what_a_service_was_told_is_not_shown(client: FlaskClient, service: Service, here: Settings) -> None:
+    UnitFiles(here.inputs_dir).write(service.unit, env_file.render({"TOKEN": "first line"}), {})
+    service.start()
+    healthy(client, service)
+
+    text = client.get(f"{service.url}/logs").get_data(as_text=True)
+
+    assert "[redacted]" in text
+    assert "first line" not in text
+
+
+def test_a_process_that_may_not_know_what_was_told_sends_on_to_the_one_that_may(
+    client: FlaskClient, service: Service, here: Settings
+) -> None:
+    UnitFiles(here.inputs_dir).write(service.unit, env_file.render({"TOKEN": "secret"}), {})
+    os.seteuid(65534)
+    try:
+        answer = client.get(f"{service.url}/logs?lines=5")
+    finally:
+        os.seteuid(0)
+
+    assert answer.status_code == 307
+    assert answer.headers["Location"] == f"http://{here.follow_bind}{service.url}/logs?lines=5"
 
 
 def test_the_web_process_sends_a_follower_on(client: FlaskClient, service: Service, here: Settings) -> None:

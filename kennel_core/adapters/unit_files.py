@@ -1,5 +1,6 @@
 """The files that units read their secrets from: a directory for each unit, for its owner alone.
 
+One group may read them, too: that of the process that shows logs, and must know what not to show.
 The directory belongs on a tmpfs, as ``/run`` is: no secret then outlives a power cut.
 """
 
@@ -20,8 +21,19 @@ CREDENTIALS = "credentials"
 class UnitFiles:
     """The directories of all units below `root`."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, group: str = "") -> None:
         self._root = root
+        self._group = group
+
+    def is_readable(self) -> bool:
+        """Tell whether this process may read the files, if there are any."""
+        try:
+            self._root.stat()
+        except FileNotFoundError:
+            return True
+        except PermissionError:
+            return False
+        return os.access(self._root, os.R_OK | os.X_OK, effective_ids=True)
 
     def of(self, unit: str) -> tuple[str, dict[str, str]]:
         """Name the file with a unit's variables, and those of its credentials by name; empty: none.
@@ -50,6 +62,9 @@ class UnitFiles:
             _write(new / ENVIRONMENT, environment.encode())
             for name, content in credentials.items():
                 _write(new / CREDENTIALS / name, content)
+            if self._group:
+                for path in (self._root, new, *new.rglob("*")):
+                    _let_group_in(path, self._group)
             with Effect("remove unit files"):
                 shutil.rmtree(directory, ignore_errors=True)
             with Effect("unit files"):
@@ -89,6 +104,11 @@ class UnitFiles:
             return [entry.name for entry in _entries(self._root)]
 
 
+def _let_group_in(path: Path, group: str) -> None:
+    shutil.chown(path, group=group)
+    path.chmod(0o750 if path.is_dir() else 0o640)
+
+
 def _entries(directory: Path) -> list[Path]:
     return sorted(directory.iterdir()) if directory.is_dir() else []
 
@@ -103,5 +123,7 @@ def _write(path: Path, content: bytes) -> None:
 def _translated(operation: str, path: Path) -> Iterator[None]:
     try:
         yield
+    except LookupError as exc:
+        raise Unavailable("unit files", operation, f"KENNEL_INPUTS_GROUP: {exc.args[0]}") from exc
     except OSError as exc:
         raise Unavailable("unit files", operation, f"{path}: {exc.strerror}") from exc

@@ -86,7 +86,7 @@ class LocalHost:
         self._settings = settings
         self._caddy = Caddy(settings.caddy_admin, settings.caddy_server)
         self._targets = Targets(settings.targets_dir)
-        self._files = UnitFiles(settings.inputs_dir)
+        self._files = UnitFiles(settings.inputs_dir, settings.inputs_group)
         self.servers = Servers(settings)
 
     def units(self) -> dict[str, str]:

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from kennel_core import db, naming, oidc, resources
-from kennel_core.errors import AdapterError, ConfigError
+from kennel_core import db, naming, oidc, projects, resources
+from kennel_core.environment import Environment
+from kennel_core.errors import AdapterError, ConfigError, Rejected
 from kennel_core.models import Resource
 from kennel_core.provision.servers import each
 from kennel_core.reconcile.plan import Desired
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from kennel_core.provision.oidc import Oidc
 
 log = structlog.get_logger(__name__)
+
+STORED = ("OIDC_CLIENT_ID", "OIDC_CLIENT_SECRET")
 
 
 def settle(state: State, *, again: bool = False) -> None:
@@ -48,7 +51,7 @@ def settle(state: State, *, again: bool = False) -> None:
                 state.report.provided.append(client.client_id)
                 log.info("login provided", client=client.client_id, uris=len(client.redirect_uris))
     gone = [row for name, row in noted.items() if name not in wanted]
-    removals = each(lambda row: server.remove(row.name, row.project_id), gone)
+    removals = each(lambda row: _remove(state, server, row), gone)
     for row, error in zip(gone, removals, strict=True):
         if isinstance(error, AdapterError):
             log.warning("login not removed", client=row.name, error=str(error))
@@ -66,11 +69,23 @@ def _server(state: State) -> "Oidc | None":
         return None
 
 
+def _remove(state: State, server: "Oidc", row: Resource) -> None:
+    """Remove a client, and its login from where it was stored."""
+    server.remove(row.name, row.project_id)
+    if not state.settings.secrets:
+        return
+    try:
+        for profile in Environment:
+            state.host.servers.secrets.remove(row.project, profile, STORED, row.name)
+    except Rejected as exc:  # a policy that lets nothing be deleted: what stays there is worth nothing
+        log.warning("stored login not removed", client=row.name, error=str(exc))
+
+
 def _is_stored(state: State, client: oidc.Client, secret: str) -> bool:
     """Put the login where the project's specification may name it."""
-    if not state.settings.secrets:
+    if not state.settings.secrets or client.project_id in projects.namesakes():
         return True
-    values = {"OIDC_CLIENT_ID": client.client_id, "OIDC_CLIENT_SECRET": secret}
+    values = dict(zip(STORED, (client.client_id, secret), strict=True))
     try:
         for profile in client.environments:
             for name, value in values.items():

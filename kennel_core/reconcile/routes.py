@@ -190,7 +190,7 @@ def _own(own: Own) -> Route:
     """Route Kennel's host. A request is read whole first, so that a slow upload holds no worker."""
     limit = {"handler": "request_body", "max_size": OWN_BODY_MAX}
     too_long = {"header_regexp": {"Content-Length": {"pattern": OWN_BODY_TOO_LONG}}}
-    follow: Route = {"query": {"follow": ["true"]}}
+    follow: list[Route] = [{"query": {"follow": ["true"]}}, {"path": ["/deployments/*/logs"]}]
     web, following = (
         _proxy(address) | {"request_buffers": OWN_BODY_MAX} for address in (own.web, own.follow)
     )
@@ -201,7 +201,7 @@ def _own(own: Own) -> Route:
             "terminal": True,
         },
         {"match": [too_long], "handle": [site_rule.error(413)], "terminal": True},  # 2.6 would say 502
-        {"match": [follow], "handle": [limit, following], "terminal": True},
+        {"match": follow, "handle": [limit, following], "terminal": True},
         {"handle": [limit, web]},
     ]
     return _route("own", [own.domain], {"handler": "subroute", "routes": routes})
