@@ -103,8 +103,7 @@ class GiteaServer:
                 port=self.port,
                 user=os.environ.get("USER") or "root",
                 static=cache() / "gitea" / "static",
-                internal="eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJuYmYiOjE1MDAwMDAwMDB9"
-                ".3cUHpNAwlS4hIG2Q6kM0vwyZDFzc1dDhKmgHBKNI0wQ",
+                internal="only-for-tests",
             )
         )
         self.command("migrate")
@@ -182,7 +181,11 @@ class GiteaServer:
     def request(self, method: str, path: str, user: str = ADMIN, **body: Any) -> requests.Response:
         headers = {"Authorization": f"token {self.tokens[user]}"}
         return requests.request(
-            method, f"{self.api_url}{path}", json=body or None, headers=headers, timeout=30
+            method,
+            f"{self.api_url}{path}",
+            json=None if method == "GET" else body,
+            headers=headers,
+            timeout=30,
         )
 
     def call(self, method: str, path: str, user: str = ADMIN, **body: Any) -> Any:

@@ -188,7 +188,7 @@ class Forge:
             return
 
     def test_hook(self, full_name: str, hook_id: int) -> None:
-        """Ask for a push of the default branch as it is; an empty repository sends nothing."""
+        """Let it deliver a push of the default branch as it is; not of an empty repository."""
         path, what = _hooks(full_name, f"test hook {hook_id} of")
         self._api.write("POST", f"{path}/{hook_id}/tests", what)
 
