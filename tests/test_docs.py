@@ -58,7 +58,7 @@ def test_the_settings_that_a_page_names_exist(page: Path) -> None:
         "KENNEL_URL_API",
     }
 
-    named = set(re.findall(rf"{PREFIX}[A-Z_]*[A-Z]", page.read_text()))
+    named = set(re.findall(rf"{PREFIX}[A-Z0-9_]*[A-Z0-9]", page.read_text()))
 
     assert {name for name in named - given_to_services if not name.startswith("KENNEL_URL_")} <= known
 
