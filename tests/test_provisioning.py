@@ -327,6 +327,16 @@ def test_a_service_starts_without_its_logins_and_gets_them_when_they_can_be_had(
     assert with_logins.is_settled()
 
 
+def test_logins_that_are_not_offered_are_a_warning(equipped: World) -> None:
+    build = equipped.build(logs_in(equipped))
+
+    equipped.converge()
+
+    assert equipped.status(build) == BuildStatus.DONE
+    assert "without its logins: this host offers none" in builds.full_log(build.id)
+    assert equipped.is_settled()
+
+
 def test_a_login_that_was_edited_by_hand_is_put_right(with_logins: World, keycloak: KeycloakServer) -> None:
     with_logins.build(logs_in(with_logins))
     with_logins.converge()

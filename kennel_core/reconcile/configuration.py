@@ -21,6 +21,8 @@ from kennel_core.reconcile.provisioning import Provided
 from kennel_core.reconcile.state import State
 from kennel_core.resources import Remembered
 
+NO_LOGINS = "it starts without its logins: this host offers none; its operator can set KENNEL_KEYCLOAK"
+
 log = structlog.get_logger(__name__)
 
 
@@ -100,9 +102,10 @@ def gather(state: State, rows: Sequence[Desired]) -> list[Inputs | KennelError]:
             )
         client = oidc.serving(state.clients, owner.project_id, owner.environment) if row.oidc else None
         try:
-            return state.host.servers.inputs(row.name, owner, row.working_directory, memories, client)
+            found = state.host.servers.inputs(row.name, owner, row.working_directory, memories, client)
         except ProjectError as exc:
             return exc
+        return replace(found, warnings=(*found.warnings, NO_LOGINS)) if row.oidc and not client else found
 
     return each(ask, rows)
 
