@@ -140,10 +140,22 @@ class Secrets:
         Raises:
             Unavailable, Rejected: as in `resolve`; the role may be one that only reads.
         """
-        path = f"{ROOT}/{project}/{profile}/{key}"
-        if not is_plain(path):
-            raise ConfigError(f"{plain(path)}: is no path of a secret")
-        return self._reader().write(path, {FIELD: value})
+        return self._reader().write(_own(project, profile, key), {FIELD: value})
+
+    def remove(self, project: str, profile: str, keys: Sequence[str], value: str) -> bool:
+        """Remove what `write` stored under `keys` where the first has this value; returns whether it had.
+
+        Raises:
+            Unavailable, Rejected: as in `resolve`; the role may be one that deletes nothing.
+        """
+        paths = [_own(project, profile, key) for key in keys]
+        openbao = self._reader()
+        entry = openbao.read(paths[:1])[paths[0]]
+        if entry is None or entry.fields.get(FIELD) != value:
+            return False
+        for path in reversed(paths):  # the one that says whose they are goes last
+            openbao.delete(path)
+        return True
 
     def _read_spec(self, text: str, project: str, profile: str) -> tuple[Spec, tuple[Secret, ...]]:
         spec = secretspec.parse(text)
@@ -236,6 +248,13 @@ def _address(spec: Spec, secret: Secret, profile: str) -> tuple[str, str]:
     if secret.ref:
         return secret.ref.item.strip("/"), secret.ref.field
     return f"{ROOT}/{spec.project}/{profile}/{secret.name}", FIELD
+
+
+def _own(project: str, profile: str, key: str) -> str:
+    path = f"{ROOT}/{project}/{profile}/{key}"
+    if not is_plain(path):
+        raise ConfigError(f"{plain(path)}: is no path of a secret")
+    return path
 
 
 def _check_variable(name: str, text: str) -> None:

@@ -229,9 +229,12 @@ def test_an_openbao_that_lets_kennel_in_and_one_that_lets_it_only_read(
     with_login = {"keycloak": f"http://127.0.0.1:{free_port()}"}
 
     assert verdicts(writer, "openbao") == ["ok", "ok"]
-    assert verdicts(writer.model_copy(update=with_login), "openbao") == ["ok", "ok", "ok"]
+    assert verdicts(writer.model_copy(update=with_login), "openbao") == ["ok", "ok", "ok", "ok"]
     reader = openbao.settings(settings).model_copy(update=with_login)
-    assert complaint(reader, "openbao").startswith("warning: logins of projects cannot be stored")
+    stored, removed = said(reader, "openbao")[2:]
+    assert stored.what == "logins of projects cannot be stored"
+    assert 'path "secret/data/secretspec/+/+/OIDC_*"' in stored.remedy
+    assert (removed.verdict, removed.what) == (Verdict.WARNING, "logins of projects cannot be removed")
     old = openbao.settings(settings, mount="kv1", kv="1")
     assert complaint(old, "openbao").startswith("warning: the mount is of KV version 1")
 

@@ -86,6 +86,15 @@ class OpenBao:
         )
         return True
 
+    def delete(self, path: str) -> None:
+        """Delete an entry with all its versions; quiet when there is none."""
+        kv, operation = self._client.secrets.kv, f"delete {self.mount}/{path}"
+        if self.where.kv == 1:
+            self._get(operation, lambda: kv.v1.delete_secret(path, mount_point=self.mount))
+        else:
+            delete = kv.v2.delete_metadata_and_all_versions
+            self._get(operation, lambda: delete(path, mount_point=self.mount))
+
     def _read(self, path: str) -> Entry | None:
         operation = f"read {self.mount}/{path}"
         return self._entry(operation, self._get(operation, lambda: self._request(path)))

@@ -40,7 +40,8 @@ def look(scope: Scope) -> list[Finding]:
 def _places(scope: Scope) -> Iterator[tuple[int, str, Environment]]:
     projects = {row.id: row.name for row in scope.projects.values()}
     projects |= {row.project_id: row.project for row in scope.of(resources.OIDC) if row.project}
-    return ((number, name, one) for number, name in sorted(projects.items()) for one in Environment)
+    mine = [item for item in sorted(projects.items()) if item[0] not in scope.namesakes]
+    return ((number, name, one) for number, name in mine for one in Environment)
 
 
 def _path(project: str, profile: Environment) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from kennel_core import deployments, oidc, resources
+from kennel_core import deployments, oidc, projects, resources
 from kennel_core.environment import Environment, of_ref
 from kennel_core.models import Build, Project, Resource
 from kennel_core.provision import Owner
@@ -34,6 +34,7 @@ class Scope:
     named: frozenset[str]
     projects: Mapping[int, Project]
     refs: tuple[tuple[int, str], ...]
+    namesakes: frozenset[int]  # projects whose secrets would be another's, too: nothing is stored for them
 
     @property
     def servers(self) -> Servers:
@@ -89,4 +90,5 @@ def scope(settings: Settings, host: Host) -> Scope:
         named=frozenset(deployments.units()),
         projects={row.id: row for row in Project.select()},
         refs=tuple(sorted((number, ref) for number, ref in refs)),
+        namesakes=frozenset(projects.namesakes()),
     )

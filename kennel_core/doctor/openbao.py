@@ -7,7 +7,6 @@ from kennel_core.secrets import ROOT
 from kennel_core.settings import Settings
 
 SYSTEM = "openbao"
-WRITE = {"create", "update", "root", "sudo"}
 
 
 def examine(settings: Settings) -> Checks:
@@ -23,10 +22,22 @@ def examine(settings: Settings) -> Checks:
         remedy = "with KV version 2 only metadata is read to notice that a secret was changed"
         yield warning(SYSTEM, "the mount is of KV version 1", remedy)
     if settings.keycloak:
-        where = f"{openbao.mount}/data" if openbao.where.kv == 2 else openbao.mount
+        yield from _logins(openbao, path)
+
+
+def _logins(openbao: OpenBaoRights, path: str) -> Checks:
+    """See whether a project's login can be stored for it, and removed again."""
+    data, metadata = (f"{openbao.mount}/{kind}" for kind in ("data", "metadata"))
+    if openbao.where.kv == 1:
+        data = metadata = openbao.mount
+    for what, where, needed in (
+        ("stored", data, ("create", "update", "read")),
+        ("removed", metadata, ("delete",)),
+    ):
         may = openbao.capabilities(f"{where}/{path}")
-        if may & WRITE == {"create", "update"} or may & {"root"}:
-            yield ok(SYSTEM, "logins of projects may be stored")
+        if may >= set(needed) or "root" in may:
+            yield ok(SYSTEM, f"logins of projects may be {what}")
         else:
-            remedy = f'add path "{where}/{ROOT}/+/+/OIDC_*" {{ capabilities = ["create", "update", "read"] }}'
-            yield warning(SYSTEM, "logins of projects cannot be stored for them", f"{remedy} to the policy")
+            rights = ", ".join(f'"{right}"' for right in needed)
+            remedy = f'add to the policy: path "{where}/{ROOT}/+/+/OIDC_*" {{ capabilities = [{rights}] }}'
+            yield warning(SYSTEM, f"logins of projects cannot be {what}", remedy)

@@ -32,7 +32,7 @@ ui = false
 """
 READ = """
 path "secret/data/secretspec/*" {{ capabilities = [{data}] }}
-path "secret/metadata/secretspec/*" {{ capabilities = ["read", "list"] }}
+path "secret/metadata/secretspec/*" {{ capabilities = [{metadata}] }}
 path "secret/data/shared/*" {{ capabilities = ["read"] }}
 path "secret/metadata/shared/*" {{ capabilities = ["read", "list"] }}
 path "kv1/*" {{ capabilities = [{data}] }}
@@ -83,8 +83,11 @@ class OpenBaoServer:
         self.call("POST", "sys/mounts/secret", type="kv", options={"version": "2"})
         self.call("POST", "sys/mounts/kv1", type="kv", options={"version": "1"})
         self.call("POST", "sys/auth/approle", type="approle")
-        self.policy("read-secrets", READ.format(data='"read"'))
-        self.policy("write-secrets", READ.format(data='"create", "update", "read"'))
+        self.policy("read-secrets", READ.format(data='"read"', metadata='"read", "list"'))
+        self.policy(
+            "write-secrets",
+            READ.format(data='"create", "update", "read", "delete"', metadata='"read", "list", "delete"'),
+        )
         until(self.is_mounted, what="the KV engine is ready")
 
     def is_mounted(self) -> bool:
