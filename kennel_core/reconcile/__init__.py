@@ -49,8 +49,7 @@ def converge(
         while report.again and time.monotonic() < deadline:
             report.add(run_pass(settings, doorbell, host, backoff))
         leftovers.end_lost_work(settings)
-        if report.result != "unchanged":
-            leftovers.sweep(settings, time.time())
+        leftovers.sweep(settings, time.time())
     if report.again:
         doorbell.reconcile()
     return report

@@ -1,6 +1,7 @@
 """What builds and deliveries leave behind: GC roots of outputs, build directories, ids of deliveries."""
 
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,17 @@ DELIVERIES_KEPT_S = 30 * 86_400.0  # a delivery that comes again later than this
 
 
 def sweep(settings: Settings, now: float) -> None:
-    """Drop GC roots and units' files that nothing needs, and old deliveries."""
+    """Drop GC roots and units' files that nothing needs, and old deliveries; cheap where there are none.
+
+    Every pass does so: one that was killed may have left them though nothing else has to change.
+    """
     files = UnitFiles(settings.inputs_dir)
     for unit in set(files.units()) - resources.units().keys():
         files.remove(unit)
-    with db.write():
-        Delivery.delete().where(Delivery.received_at < now - DELIVERIES_KEPT_S).execute()
+    old = Delivery.received_at < now - DELIVERIES_KEPT_S
+    if Delivery.select(Delivery.id).where(old).exists():
+        with db.write():
+            Delivery.delete().where(old).execute()
     for root in unneeded_roots(settings):
         with Effect("remove gc root"):
             root.unlink(missing_ok=True)
@@ -41,7 +47,7 @@ def unneeded_roots(settings: Settings) -> list[Path]:
     }
     if not roots.keys() - unfinished:
         return []
-    keep = unfinished | deployments.builds_named() | _kept(settings.keep_builds)
+    keep = unfinished | deployments.builds_named() | _kept(roots.keys(), settings.keep_builds)
     keep |= _origins(keep)
     return [root for build_id in sorted(roots.keys() - keep) for root in roots[build_id]]
 
@@ -85,13 +91,14 @@ def _origins(build_ids: set[int]) -> set[int]:
     return {build_id for (build_id,) in rows}
 
 
-def _kept(count: int) -> set[int]:
+def _kept(among: Collection[int], count: int) -> set[int]:
+    """Name the last builds of each deployed ref, `count` of each, among those that have roots."""
     place = fn.ROW_NUMBER().over(partition_by=[Build.project, Build.ref], order_by=[Build.id.desc()])
     deployed = Deployment.select(Deployment.id).where(
         Deployment.project == Build.project, Deployment.ref == Build.ref
     )
     ranked = Build.select(Build.id, place.alias("place")).where(
-        Build.outputs.is_null(is_null=False), fn.EXISTS(deployed)
+        Build.id << list(among), Build.outputs.is_null(is_null=False), fn.EXISTS(deployed)
     )
     rows: Any = Build.select(ranked.c.id).from_(ranked).where(ranked.c.place <= count).tuples()
     return {build_id for (build_id,) in rows}

@@ -1,0 +1,1 @@
+"""Campaigns: what `make campaign` runs at full length, and tests run for a minute."""

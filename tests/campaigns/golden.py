@@ -1,0 +1,324 @@
+"""The golden scenario: what happens to a repository from its first push to its end, on real neighbours.
+
+`Golden.lap` plays it step by step. A step may be killed at one of its effects; then Kennel is started again
+and given two passes. After every step the state is compared with that of a lap in which nothing was killed.
+The outputs of builds are made up, since a real build would take most of the time; `pipeline` is real else.
+"""
+
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kennel_core import db, effects, lease, migrations, pipeline, projects, resources, webhook
+from kennel_core.adapters.systemd import Systemd
+from kennel_core.errors import BuildFailed, NotFound
+from kennel_core.models import Build, BuildStatus, Resource
+from kennel_core.naming import digest
+from kennel_core.outputs import Outputs, ServiceOutput, SiteOutput
+from kennel_core.pipeline.job import Job
+from kennel_core.receive import receive
+from kennel_core.reconcile import converge
+from kennel_core.reconcile.backoff import Backoff
+from kennel_core.reconcile.host import LocalHost
+from kennel_core.settings import Settings
+from tests import deliveries
+from tests.campaigns import forked, look
+from tests.servers.caddy import CaddyServer
+from tests.servers.postgres import KENNEL_ROLE, PostgresServer
+from tests.servers.systemd import PrivateSystemd
+from tests.waiting import until
+
+PROGRAM = """#!/usr/bin/perl
+use Socket;
+$SIG{PIPE} = "IGNORE";
+socket(my $server, PF_INET, SOCK_STREAM, 0) or die $!;
+setsockopt($server, SOL_SOCKET, SO_REUSEADDR, 1);
+bind($server, sockaddr_in($ENV{PORT}, INADDR_LOOPBACK)) or die $!;
+listen($server, 100);
+while (accept(my $client, $server)) {
+    while (<$client>) { last if /^\\r?\\n$/ }
+    print $client "HTTP/1.1 STATUS\\r\\nContent-Length: 1\\r\\nConnection: close\\r\\n\\r\\nVERSION";
+    close $client;
+}
+"""
+HOSTS = [
+    f"shop-{item}-{slug}.localhost" for item in ("api", "docs", "blog") for slug in ("main", "pr-7", "dev")
+] + [f"shop-{slug}.localhost" for slug in ("main", "pr-7", "dev")]
+
+
+class Bell:
+    """Messages that nobody but the scenario takes."""
+
+    def __init__(self) -> None:
+        self.rung = 0
+
+    def build(self, build_id: int) -> None:
+        with effects.Effect("publish"):
+            self.rung += 1
+
+    def reconcile(self) -> None:
+        with effects.Effect("publish"):
+            pass
+
+    report = reconcile
+
+
+@dataclass(frozen=True)
+class Step:
+    """`act` is done again when it was killed, as a forge or a person would."""
+
+    name: str
+    act: Callable[[], None]
+    serves: bool = True  # https://shop-api-main answers before, after, and whatever is killed
+
+
+@dataclass
+class Lap:
+    """What came of a lap: what each step did and left, or what differed."""
+
+    effects: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    states: dict[str, look.Seen] = field(default_factory=dict)
+    killed: dict[str, str] = field(default_factory=dict)  # at which effect, by step
+    problems: list[str] = field(default_factory=list)
+
+
+class Golden:
+    """The scenario in a directory of its own, which it empties before each lap."""
+
+    def __init__(self, settings: Settings, caddy: CaddyServer, home: Path) -> None:
+        self.settings = settings
+        self.caddy = caddy
+        self.home = home
+        self.store = home / "store"
+        self.store.mkdir(mode=0o755)
+        self._key = ""
+        caddy.ask.allowed.update(HOSTS)
+        self.steps = [
+            Step("push", lambda: self._push("A", "main"), serves=False),
+            Step("second push", lambda: self._push("B", "main")),
+            Step("push that does not build", lambda: self._push("broken", "main")),
+            Step("push that is not healthy", lambda: self._push("sick", "main")),
+            Step("pull request opened", lambda: self._pull_request("opened", "C")),
+            Step("pull request updated", lambda: self._pull_request("synchronized", "D")),
+            Step("pull request closed", lambda: self._pull_request("closed", "D")),
+            Step("branch pushed", lambda: self._push("E", "dev")),
+            Step("branch deleted", lambda: self._deliver("delete", deliveries.deleted("dev"), "delete")),
+            Step("rollback by push", lambda: self._push("A", "main", again="again")),
+            Step("project removed", self._remove, serves=False),
+            Step("data given up", self._confirm, serves=False),
+        ]
+
+    # --- laps
+
+    def lap(self, kill_at: Mapping[str, int], reference: Lap | None = None) -> Lap:
+        """Play the scenario, killing the steps that are named at these moments.
+
+        It ends at the first step whose state is not that of `reference`; `problems` tells.
+        """
+        lap = Lap()
+        self.reset()
+        for step in self.steps:
+            ended = forked.run(lambda step=step: self._do(step), self.home, kill_at.get(step.name))
+            lap.effects[step.name] = ended.effects
+            if ended.killed:
+                lap.killed[step.name] = ended.effects[-1]
+                where = f"{step.name}, killed {ended.effects[-1]} (moment {kill_at[step.name]})"
+                if step.serves and not self.serves():
+                    lap.problems.append(f"{where}: the version that was live is not served any more")
+            else:
+                where = step.name
+            after = forked.run(
+                lambda step=step, again=ended.killed: self._restart(step, again=again), self.home
+            )
+            lap.states[step.name], wrote = after.value
+            if wrote:
+                lap.problems.append(f"{where}: a third pass had effects: {wrote}")
+            if reference is not None:
+                expected = reference.states[step.name]
+                lap.problems += [f"{where}: {line}" for line in look.differences(expected, after.value[0])]
+            if lap.problems:
+                break
+        return lap
+
+    def reset(self) -> None:
+        """Begin from nothing."""
+        with Systemd(self.settings.bus) as systemd:
+            for name in systemd.units():
+                systemd.stop(name, 30)
+        self.caddy.reset()
+        self.caddy.ask.allowed.update(HOSTS)
+        for path in (self.settings.state_dir, self.settings.runtime_dir, self.settings.gcroots_dir):
+            shutil.rmtree(path, ignore_errors=True)
+        forked.run(self._prepare, self.home)
+        self._key = self._key or self.settings.secret_key_file.read_text()
+
+    def serves(self) -> bool:
+        """Whether the service of main answers."""
+        try:
+            return self.caddy.request("shop-api-main.localhost").status == 200
+        except ConnectionError:  # an older Caddy that has just reloaded
+            return until(lambda: self.caddy.request("shop-api-main.localhost").status == 200, timeout=5)
+
+    # --- in the child
+
+    def _prepare(self) -> None:
+        db.configure(self.settings.database)
+        if self._key:  # so that names and digests are those of the laps before
+            db.create_private(self.settings.secret_key_file, self._key.encode())
+        projects.create_secret_key(self.settings.secret_key_file)
+        migrations.migrate(self.settings.database)
+        with db.connection():
+            projects.add("acme/shop", "https://forge.example.org/acme/shop.git", "main")
+
+    def _do(self, step: Step) -> None:
+        with self._kennel():
+            step.act()
+            self._work()
+            self._pass()
+
+    def _restart(self, step: Step, *, again: bool) -> tuple[look.Seen, list[str]]:
+        """Start Kennel again, late enough for leases and messages to count as lost; two passes.
+
+        Returns the state, and the effects of a third pass.
+        """
+        with self._kennel():
+            if again:
+                Build.update(lease_until=1.0).where(Build.status == BuildStatus.BUILDING).execute()
+                Build.update(enqueued_at=None).where(Build.status == BuildStatus.QUEUED).execute()
+                step.act()
+                self._pass()
+                self._work()
+                self._pass()
+            before = look.seen(self.settings, self._host, exact=True)
+            wrote: list[str] = []
+            effects.watch(lambda name, when: wrote.append(name) if when == "after" else None)
+            self._pass()
+            after = look.seen(self.settings, self._host, exact=True)
+            wrote = sorted(set(wrote) - {"commit"}) + look.differences(before, after)
+            return look.seen(self.settings, self._host), wrote
+
+    def _kennel(self) -> Any:
+        db.configure(self.settings.database)
+        self._bell, self._host, self._backoff = Bell(), LocalHost(self.settings), Backoff()
+        pipeline._phases = self._phases
+        return db.connection()
+
+    def _pass(self) -> None:
+        converge(self.settings, self._bell, self._host, self._backoff)
+
+    def _work(self) -> None:
+        """Be the builder that was rung for."""
+        while self._bell.rung:
+            self._bell.rung -= 1
+            build = lease.claim(time.time())
+            if build is not None:
+                pipeline.run(build, self.settings)
+                self._bell.reconcile()
+
+    def _phases(self, job: Job) -> Outputs:
+        done = job.run(job.command("build", ["/bin/echo", "building"], 30))
+        assert done.exit_code == 0
+        version = next(
+            name for name in ("A", "B", "C", "D", "E", "sick", "broken") if _commit(name) == job.build.commit
+        )
+        if version == "broken":
+            raise BuildFailed("build", "it does not compile")
+        outputs = self._outputs(version)
+        for item in (*outputs.services, *outputs.sites):
+            root = job.root(item.name)
+            root.unlink(missing_ok=True)  # of an attempt that was killed; nix replaces it, too
+            with effects.Effect("gc root"):
+                root.symlink_to(item.store_path)
+        return outputs
+
+    def _outputs(self, version: str) -> Outputs:
+        service, site = self.store / f"{version}-api", self.store / f"{version}-docs"
+        if not site.exists():
+            (service / "bin").mkdir(parents=True)
+            status = "503 No" if version == "sick" else "200 OK"
+            (service / "bin/api").write_text(PROGRAM.replace("STATUS", status).replace("VERSION", version[0]))
+            (service / "bin/api").chmod(0o755)
+            site.mkdir()
+            (site / "index.html").write_text(version)
+        kinds = {"postgres": self.settings.postgres, "valkey": self.settings.valkey}
+        return Outputs(
+            config_path=str(self.store),
+            resources=[kind for kind, configured in kinds.items() if configured],
+            services=[
+                ServiceOutput(
+                    name="api",
+                    store_path=str(service),
+                    command=[str(service / "bin/api")],
+                    health_path="/",
+                    health_timeout=1 if version == "sick" else 20,
+                )
+            ],
+            sites=[SiteOutput(name="docs" if version != "B" else "blog", store_path=str(site))],
+        )
+
+    # --- what people and the forge do
+
+    def _push(self, version: str, branch: str, again: str = "") -> None:
+        document = deliveries.push(f"refs/heads/{branch}", _commit(version))
+        self._deliver(f"push {version}{again}", document, "push")
+
+    def _pull_request(self, action: str, version: str) -> None:
+        self._deliver(action, deliveries.pull_request(action, 7, _commit(version)), "pull_request")
+
+    def _deliver(self, name: str, document: dict, event: str) -> None:
+        secret = projects.webhook_secret(projects.find("acme/shop"), self.settings.secret_key_file)
+        body = deliveries.encoded(document)
+        sent = deliveries.headers(secret, body, event, f"00000000-0000-4000-8000-{digest(name):0>12}")
+        found = {name: value for name, value in sent.items() if name in webhook.HEADERS}
+        receive(found, body, self.settings, self._bell, time.time())
+
+    def _remove(self) -> None:
+        try:
+            projects.remove(projects.find("acme/shop"))
+        except NotFound:
+            return  # it was done before the kill
+
+    def _confirm(self) -> None:
+        rows = Resource.select().where(Resource.kind != resources.UNIT)
+        resources.confirm([row.id for row in rows], time.time())
+
+
+def _commit(version: str) -> str:
+    return version.encode().hex().ljust(40, "0")
+
+
+def moments(reference: Lap, steps: Iterator[str] | None = None) -> list[tuple[str, int]]:
+    """Name every moment at which a step can be killed."""
+    chosen = steps or reference.effects
+    return [(step, moment) for step in chosen for moment in range(len(reference.effects[step]))]
+
+
+def laps(chosen: list[tuple[str, int]]) -> list[dict[str, int]]:
+    """Put moments of different steps into as few laps as possible."""
+    left: dict[str, list[int]] = {}
+    for step, moment in chosen:
+        left.setdefault(step, []).append(moment)
+    count = max(map(len, left.values()), default=0)
+    return [{step: found[lap] for step, found in left.items() if lap < len(found)} for lap in range(count)]
+
+
+def settings(
+    plain: Settings, systemd: PrivateSystemd, caddy: CaddyServer, postgres: PostgresServer
+) -> Settings:
+    """Settings with these neighbours, and a Valkey for each ref."""
+    return plain.model_copy(
+        update={
+            "bus": systemd.bus,
+            "journal_dir": systemd.journal,
+            "caddy_admin": caddy.admin,
+            "drain_timeout": 0.05,
+            **postgres.settings,
+            "postgres": f"host=127.0.0.1 port={postgres.port} user={KENNEL_ROLE}",
+            "postgres_auth": "password",
+            "valkey": "instance",
+            "valkey_program": "redis-server",
+        }
+    )
