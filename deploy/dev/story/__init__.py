@@ -26,5 +26,5 @@ def title(text: str) -> None:
 
 
 def say(text: str) -> None:
-    """Print a line as it is, cut to the terminal's width."""
-    console.print(f"  {text}"[: console.width - 1], markup=False)
+    """Print a line as it is, cut to the width of a terminal."""
+    console.print(f"  {text}"[: console.width - 1 if console.is_terminal else None], markup=False)

@@ -19,6 +19,7 @@ PAGE = """<!doctype html>
   input[type=text] {{ flex: 1; min-width: 8rem; }} input, button {{ font: inherit; padding: .35rem .6rem; }}
   ul {{ list-style: none; padding: 0; margin: 0; }} li {{ border-top: 1px solid var(--line); padding: .5rem 0; overflow-wrap: anywhere; }}
   small {{ opacity: .7; }}
+  @media (max-width: 34rem) {{ dl {{ grid-template-columns: 1fr; }} dd {{ margin-bottom: .5rem; }} }}
   figure {{ display: flex; flex-wrap: wrap; gap: .5rem; margin: 0; }} img {{ height: 7rem; border-radius: .3rem; }}
 </style>
 <header><h1>{greeting}</h1><span>{who}</span></header>
