@@ -72,7 +72,8 @@ def statuses(
     waiting: dict[str, str] = {one.commit: one.why for one in held}
     for commit in dict.fromkeys([*newest, *waiting]):
         opinions = [_build(build, log_url) for build in made[commit].values()]
-        opinions += [Status(commit, BUILD, "pending", _sentence(waiting[commit]), "")] * (commit in waiting)
+        if commit in waiting:
+            opinions.append(Status(commit, BUILD, "pending", _sentence(waiting[commit]), ""))
         found += _worst(opinions)
         names = {name for build in newest[commit].values() for name in build.hosts or ()}
         found += _worst(
