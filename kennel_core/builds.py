@@ -8,13 +8,16 @@ from typing import Any
 from peewee import fn
 
 from kennel_core import build_log, db
+from kennel_core.environment import is_pull_request
 from kennel_core.errors import Conflict, NotFound
-from kennel_core.models import FINAL, Build, BuildStatus, Deployment, LogChunk, Project
+from kennel_core.models import FINAL, Build, BuildStatus, Deployment, LogChunk, Project, Ref
 
 RING_AGAIN_S = 30.0  # a message is counted as lost after this time
 ATTEMPTS_MAX = 3
 QUEUED_MAX_S = 86_400.0
 ROLLOUT_MAX_S = 1800.0
+
+GONE_FROM_STORE = "what it made is gone from the store: built again"  # of a build that nobody pushed
 
 UNFINISHED = (BuildStatus.QUEUED, BuildStatus.BUILDING, BuildStatus.BUILT)
 
@@ -46,9 +49,9 @@ def enqueue(project: Project, ref: str, commit: str, now: float) -> Build:
     committed.
     """
     db.database.execute_sql(  # type: ignore[no-untyped-call]  # in SQL: this is the webhook's hot path
-        "UPDATE refs SET stopped_at = NULL, stopped_why = NULL "
-        "WHERE project_id = ? AND ref = ? AND stopped_at IS NOT NULL",
-        (project.id, ref),
+        "INSERT INTO refs (project_id, ref, head) VALUES (?, ?, ?) ON CONFLICT (project_id, ref) "
+        "DO UPDATE SET head = excluded.head, stopped_at = NULL, stopped_why = NULL",
+        (project.id, ref, commit),
     )
     newest: Build | None = (
         Build.select(Build.id, Build.commit, Build.status, Build.cancel_requested)  # the webhook's hot path
@@ -60,8 +63,31 @@ def enqueue(project: Project, ref: str, commit: str, now: float) -> Build:
         return get(newest.id)
     build: Build = Build.create(project=project, ref=ref, commit=commit, created_at=now, enqueued_at=now)
     if newest:
-        _supersede(newest, f"superseded by build {build.id}", now)
+        _supersede(newest, _superseded_by(build), now)
     return build
+
+
+def follow(overtaken: Build, head: str, now: float) -> None:
+    """See to it that the commit is built that a ref is at: inside the caller's `db.write()`.
+
+    `overtaken` is a build of another commit, which just ended for that reason: an old push that was told
+    again must not have withdrawn the newest one. The next pass rings for the build.
+    """
+    same_ref = (Build.project == overtaken.project_id) & (Build.ref == overtaken.ref)
+    if Build.select(Build.id).where(same_ref, Build.id > overtaken.id).exists():
+        return  # a newer push has seen to it
+    before = without_log().where(same_ref, Build.id < overtaken.id).order_by(Build.id.desc()).first()
+    withdrawn = before is not None and before.error == _superseded_by(overtaken)
+    was_built = Build.select(Build.id).where(same_ref, Build.commit == head).exists()
+    if is_pull_request(overtaken.ref) and not was_built:
+        return  # whether that commit may be built is not decided yet
+    Ref.update(head=head).where(Ref.project == overtaken.project_id, Ref.ref == overtaken.ref).execute()
+    if before is None or before.commit != head or withdrawn:
+        Build.create(project=overtaken.project_id, ref=overtaken.ref, commit=head, created_at=now)
+
+
+def _superseded_by(build: Build) -> str:
+    return f"superseded by build {build.id}"
 
 
 def _still_wanted(build: Build) -> bool:

@@ -11,6 +11,7 @@ KennelError
     BuildFailed         a phase of the build failed
     Unhealthy           a service was started and did not come up
   Cancelled             somebody asked for the build to stop
+    Overtaken           its ref is at another commit by now
   Fenced                another worker owns the build now: write nothing
   AdapterError          another system's fault
     Unavailable         no answer, or "later": the next pass may succeed
@@ -80,6 +81,14 @@ class Unhealthy(ProjectError):
 
 class Cancelled(KennelError):
     """Somebody asked for the build to stop."""
+
+
+class Overtaken(Cancelled):
+    """The ref is at another commit, `head`, than the one to be built."""
+
+    def __init__(self, ref: str, head: str) -> None:
+        super().__init__(f"{ref} is at {head[:12]} by now")
+        self.head = head
 
 
 class Fenced(KennelError):

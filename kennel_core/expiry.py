@@ -36,9 +36,10 @@ def expire(settings: Settings, now: float) -> Expired:
         for project, ref in _idle(now - removing * DAY_S):
             why = f"{ref} is removed: {_nobody(removing)}"
             with db.write():
-                head = _last_push(project, ref)
+                head = _last_head(project, ref)
                 refs.remove(project, ref, why, now)
-                Ref.create(project=project, ref=ref, head=head)  # known, and not to be built again
+                if head:
+                    refs.heard(project, ref, head)  # it is not to be built again
             done.removed.append(f"{project.full_name} {ref}")
             log.info("expired", project=project.full_name, ref=ref, why=why)
     if stopping:
@@ -80,12 +81,6 @@ def _idle(since: float) -> Iterator[tuple[Project, str]]:
         yield row.project, row.ref
 
 
-def _last_push(project: Project, ref: str) -> str | None:
-    origin = fn.json_extract(Build.outputs, "$.origin")
-    row = (
-        Build.select(Build.commit)
-        .where(Build.project == project, Build.ref == ref, origin.is_null())
-        .order_by(Build.id.desc())
-        .first()
-    )
-    return row and row.commit
+def _last_head(project: Project, ref: str) -> str | None:
+    row = Ref.get_or_none(Ref.project == project, Ref.ref == ref)
+    return None if row is None else row.head

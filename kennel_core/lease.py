@@ -132,6 +132,19 @@ def cancelled(build: Build, reason: str, now: float) -> None:
     _end_held(build, BuildStatus.CANCELLED, reason, now)
 
 
+def overtaken(build: Build, head: str, reason: str, now: float) -> None:
+    """End a running build whose ref is at another commit, which is queued where nobody has done so.
+
+    Raises:
+        Fenced: the lease was lost.
+    """
+    with db.write():
+        if not Build.select(Build.id).where(_held(build)).exists():
+            raise Fenced(f"build {build.id}: another worker took it over")
+        builds.end(build.id, BuildStatus.CANCELLED, reason, now)
+        builds.follow(build, head, now)
+
+
 def _held(build: Build) -> Any:
     return (Build.id == build.id) & (Build.token == build.token) & (Build.status == BuildStatus.BUILDING)
 

@@ -53,6 +53,7 @@ class Project(Base):
     created_at = peewee.FloatField(default=time.time)
     forge_id: Any = peewee.IntegerField(null=True)  # the repository's number on the forge; outlives renames
     hook_id: Any = peewee.IntegerField(null=True)  # of the webhook that Kennel made there
+    looked_at: Any = peewee.FloatField(null=True)  # when its heads were last compared with what was built
 
     class Meta:
         table_name = "projects"
@@ -185,7 +186,7 @@ class Ref(Base):
     project_id: int
     project = peewee.ForeignKeyField(Project, backref="refs", on_delete="CASCADE")
     ref = peewee.CharField()
-    head: Any = peewee.CharField(null=True, max_length=64)  # its commit when the forge was last asked
+    head: Any = peewee.CharField(null=True, max_length=64)  # the commit that was last heard of
     stopped_at: Any = peewee.FloatField(null=True)  # since when its services are meant to be stopped
     stopped_why: Any = peewee.CharField(null=True)  # a sentence
     woken_at: Any = peewee.FloatField(null=True)  # when somebody last ended its sleep

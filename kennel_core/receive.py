@@ -100,7 +100,9 @@ def _note(*values: object) -> None:
 
 def _apply(project: Project, event: Event, settings: Settings, now: float) -> _Done:
     match event:
-        case Ignored(reason):
+        case Ignored(reason, push):
+            if push is not None:
+                refs.heard(project, push.ref, push.commit)
             return _ignored(reason)
         case Removed(ref):
             names = refs.remove(project, ref, f"{ref} is gone at the forge", now)
@@ -108,7 +110,7 @@ def _apply(project: Project, event: Event, settings: Settings, now: float) -> _D
                 pull_requests.closed(project, ref, names)
             body = {"status": "removed", "ref": ref, "deployments": names}
             return _Done(f"{ref} removed", body, removed=True)
-        case Push(ref, commit) if _deploys(ref, settings):
+        case Push(ref, commit) if deploys(ref, settings):
             return _queued(builds.enqueue(project, ref, commit, now))
         case Push(ref):
             return _ignored(f"branch {ref}: KENNEL_DEPLOY_BRANCHES does not name it")
@@ -153,5 +155,6 @@ def _ignored(reason: str) -> _Done:
     return _Done(reason, {"status": "ignored", "reason": reason})
 
 
-def _deploys(ref: str, settings: Settings) -> bool:
+def deploys(ref: str, settings: Settings) -> bool:
+    """Tell whether the settings let a branch deploy."""
     return any(fnmatchcase(ref, pattern) for pattern in settings.deploy_branches.split())

@@ -4,7 +4,7 @@ from kennel_core import builds, deployments
 from kennel_core.models import Project, Ref
 from kennel_core.sleeping import asleep, start, stop
 
-__all__ = ["asleep", "remove", "start", "stop"]
+__all__ = ["asleep", "heard", "remove", "start", "stop"]
 
 
 def remove(project: Project, ref: str, reason: str, now: float) -> list[str]:
@@ -15,3 +15,10 @@ def remove(project: Project, ref: str, reason: str, now: float) -> list[str]:
     builds.cancel_ref(project, ref, reason, now)
     Ref.delete().where(Ref.project == project, Ref.ref == ref).execute()
     return deployments.remove_ref(project, ref)
+
+
+def heard(project: Project, ref: str, commit: str) -> None:
+    """Remember the commit that a ref is at; nothing is built. Inside the caller's `db.write()`."""
+    Ref.insert(project=project, ref=ref, head=commit).on_conflict(
+        conflict_target=[Ref.project, Ref.ref], update={Ref.head: commit}
+    ).execute()

@@ -114,9 +114,10 @@ class Removed:
 
 @dataclass(frozen=True, slots=True)
 class Ignored:
-    """Nothing to do; `reason` is a sentence for a person."""
+    """Nothing to do; `reason` is a sentence for a person. `push` is to be remembered, though not built."""
 
     reason: str
+    push: Push | None = None
 
 
 Event = Push | Proposal | Asked | Removed | Ignored
@@ -209,8 +210,8 @@ def _push(document: Mapping[str, Any]) -> Event:
         return _on_branch(ref, None)
     event = _on_branch(ref, _commit(commit, "after"))
     message = _find(document, "head_commit.message")
-    if isinstance(event, Push) and isinstance(message, str) and _says_skip(message):
-        return Ignored(f"the commit's message says {SKIP[0]}")
+    if isinstance(event, Push) and isinstance(message, str) and says_skip(message):
+        return Ignored(f"the commit's message says {SKIP[0]}", event)
     return event
 
 
@@ -241,7 +242,7 @@ def _pull_request(document: Mapping[str, Any]) -> Event:
         fork=_is_from_fork(document),
         draft=_find(document, "pull_request.draft") is True,
         labels=_labels(_find(document, "pull_request.labels")),
-        skip=isinstance(title, str) and _says_skip(title),
+        skip=isinstance(title, str) and says_skip(title),
         fresh=action in BUILD_ACTIONS,
     )
 
@@ -264,7 +265,8 @@ def _comment(document: Mapping[str, Any]) -> Event:
     )
 
 
-def _says_skip(text: str) -> bool:
+def says_skip(text: str) -> bool:
+    """Tell whether a title or a message asks that nothing be built."""
     return any(mark in text.lower() for mark in SKIP)
 
 

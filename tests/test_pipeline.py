@@ -210,11 +210,60 @@ def test_a_pull_request_is_built_from_its_head(forge):
     assert forge.build(commit, "pr-7").status == BuildStatus.BUILT
 
 
-def test_an_older_commit_of_a_branch_can_be_built(forge):
-    commit = forge.push(hello())
-    forge.push({"VERSION": "2\n"})
+def test_an_old_push_told_again_never_rolls_a_branch_back(forge):
+    old = forge.push(hello())
+    head = forge.push({"VERSION": "2\n"})
+    assert forge.build(head).status == BuildStatus.BUILT
 
-    assert forge.build(commit).status == BuildStatus.BUILT
+    replayed = forge.build(old)
+
+    assert (replayed.status, replayed.error) == (BuildStatus.CANCELLED, f"main is at {head[:12]} by now")
+    assert lease.claim(time.time()) is None  # the head was built before
+
+
+def test_an_old_push_told_again_withdraws_the_newest_one_for_a_moment_only(forge):
+    old = forge.push({"VERSION": "1\n"})
+    head = forge.push(hello())
+    with db.write():
+        withdrawn = builds.enqueue(forge.project, "main", head, time.time())
+    replayed = forge.build(old)
+
+    assert builds.get(withdrawn.id).status == BuildStatus.CANCELLED
+    assert replayed.status == BuildStatus.CANCELLED
+    queued = lease.claim(time.time())
+    assert (queued.commit, queued.ref) == (head, "main")
+
+
+def test_a_push_that_was_missed_is_built_in_place_of_an_older_one(forge):
+    old = forge.push({"VERSION": "1\n"})
+    head = forge.push(hello())
+
+    assert forge.build(old).status == BuildStatus.CANCELLED
+    assert lease.claim(time.time()).commit == head
+
+
+def test_an_older_commit_of_a_pull_request_is_overtaken(forge):
+    old = forge.push({"VERSION": "1\n"}, "refs/pull/7/head")
+    head = forge.push({"VERSION": "2\n"}, "refs/pull/7/head")
+    assert forge.build(old, "pr-7").error == f"pr-7 is at {head[:12]} by now"
+    assert lease.claim(time.time()) is None  # whether that one may be built is not decided here
+
+
+def test_the_ref_of_a_pull_request_may_come_later_than_its_commit(forge):
+    forge.push({"VERSION": "1\n"}, "refs/pull/7/head")
+    commit = forge.push(hello(), "topic")
+
+    assert forge.build(commit, "pr-7").status == BuildStatus.BUILT
+
+
+def test_what_is_built_again_for_the_store_may_be_older_than_its_branch(forge):
+    old = forge.push(hello())
+    forge.push({"VERSION": "2\n"})
+    build = forge.claim(old)
+    build.error = builds.GONE_FROM_STORE
+    pipeline.run(build, forge.settings)
+
+    assert builds.get(build.id).status == BuildStatus.BUILT
 
 
 def test_a_commit_that_was_overwritten_is_reported(forge):
@@ -224,8 +273,11 @@ def test_a_commit_that_was_overwritten_is_reported(forge):
     forge.push({"README": "two"})
     forge.repository.git("-C", str(forge.repository.origin), "reflog", "expire", "--expire=now", "--all")
     forge.repository.git("-C", str(forge.repository.origin), "prune", "--expire=now")
+    build = forge.claim(gone)
+    build.error = builds.GONE_FROM_STORE
+    pipeline.run(build, forge.settings)
 
-    error = forge.error(forge.build(gone))
+    error = forge.error(builds.get(build.id))
 
     assert error.startswith("clone: ")
     assert gone[:12] in error
@@ -396,9 +448,12 @@ def test_a_server_that_gives_no_commit_by_its_id_is_asked_for_the_ref(forge, old
     forge.push({"VERSION": "2\n"})
     forge.project.clone_url = f"{old_server()}/origin.git"
     forge.project.save()
+    build = forge.claim(commit)
+    build.error = builds.GONE_FROM_STORE  # else an older commit than the branch's is not built
 
-    build = forge.build(commit)
+    pipeline.run(build, forge.settings)
 
+    build = builds.get(build.id)
     assert build.status == BuildStatus.BUILT
     assert "fetching refs/heads/main" in builds.full_log(build.id)
     docs = Outputs.model_validate(build.outputs).sites[1]

@@ -13,7 +13,7 @@ import time
 import structlog
 
 from kennel_core import lease
-from kennel_core.errors import AdapterError, Cancelled, Fenced, ProjectError, Unavailable
+from kennel_core.errors import AdapterError, Cancelled, Fenced, Overtaken, ProjectError, Unavailable
 from kennel_core.logs import redact
 from kennel_core.models import Build
 from kennel_core.outputs import Outputs
@@ -39,6 +39,9 @@ def run(build: Build, settings: Settings) -> None:
                 outputs = _phases(job)
             job.log.close()
             lease.succeed(build, outputs, settings, time.time())
+        except Overtaken as exc:
+            job.log.close()
+            lease.overtaken(build, exc.head, str(exc), time.time())
         except Cancelled as exc:
             job.log.close()
             lease.cancelled(build, str(exc), time.time())

@@ -1,11 +1,13 @@
 """The clone phase: the files of exactly one commit, and nothing of what a repository could run."""
 
 import time
+from collections.abc import Callable
 
 from kennel_core.adapters.forge import doorway
 from kennel_core.adapters.process import Finished
-from kennel_core.environment import git_ref
-from kennel_core.errors import BuildFailed, ConfigError
+from kennel_core.builds import GONE_FROM_STORE
+from kennel_core.environment import git_ref, is_pull_request
+from kennel_core.errors import BuildFailed, ConfigError, Overtaken
 from kennel_core.logs import redact, register_secret
 from kennel_core.manifest import plain
 from kennel_core.pipeline import commands
@@ -13,14 +15,18 @@ from kennel_core.pipeline.job import Job, failed
 from kennel_core.settings import Settings
 
 PHASE = "clone"
+HISTORY = 100  # commits of a pull request that are looked through for an older one
 
 
 def clone(job: Job) -> None:
     """Fetch the commit by its id, and put its files into the job's source directory.
 
-    A server that does not hand out a commit by its id is asked for the whole ref.
+    A server that does not hand out a commit by its id is asked for the whole ref. A push that is told late or
+    again must not roll a ref back, so a branch has to be at the commit; the forge may be slower to move the
+    ref of a pull request, which has to be no successor of it.
 
     Raises:
+        Overtaken: the ref is at another commit by now.
         BuildFailed: the repository cannot be reached, or does not have the commit any more.
     """
     commit, ref, url = job.build.commit, git_ref(job.build.ref), job.build.project.clone_url
@@ -28,9 +34,9 @@ def clone(job: Job) -> None:
     remote = commands.git_remote(url, _access(url, job.settings))
     deadline = time.monotonic() + job.settings.clone_timeout
 
-    def git(argv: list[str]) -> Finished:
+    def git(argv: list[str], *, capture: bool = False) -> Finished:
         left = max(deadline - time.monotonic(), 0.1)
-        return job.run(job.command(PHASE, argv, left, protocol=protocol, secrets=remote))
+        return job.run(job.command(PHASE, argv, left, protocol=protocol, secrets=remote, capture=capture))
 
     def must(argv: list[str], what: str) -> None:
         done = git(argv)
@@ -39,6 +45,9 @@ def clone(job: Job) -> None:
 
     job.log.line(PHASE, f"fetching {commit} of {ref} from {url}")
     must(commands.git_init(job.source, commit), "making a repository")
+    head = "" if job.build.error == GONE_FROM_STORE else _head(git, ref)
+    if head not in ("", commit) and not is_pull_request(job.build.ref):
+        raise Overtaken(job.build.ref, head)
     done = git(commands.git_fetch(job.source, commit, depth=1))
     if done.exit_code != 0 and not done.timed_out:
         job.log.line(PHASE, f"the server does not give the commit by its id; fetching {ref}")
@@ -54,7 +63,27 @@ def clone(job: Job) -> None:
             PHASE,
             f"commit {commit[:12]} is not in {ref} any more, so it was overwritten; push again to build",
         )
+    if _has_successor(git, job, head):
+        raise Overtaken(job.build.ref, head)
     must(commands.git_checkout(job.source, commit), f"checking out {commit[:12]}")
+
+
+def _head(git: Callable[..., Finished], ref: str) -> str:
+    """Ask which commit a ref is at; empty when there is no answer, which fetching will say better."""
+    done = git(commands.git_head(ref), capture=True)
+    if done.exit_code == 0 and not done.timed_out:
+        for commit, _, name in (line.partition("\t") for line in done.stdout.splitlines()):
+            if name == ref and commands.is_commit(commit):
+                return commit
+    return ""
+
+
+def _has_successor(git: Callable[..., Finished], job: Job, head: str) -> bool:
+    """Tell whether the commit of a pull request, which is fetched, comes before its head."""
+    if head in ("", job.build.commit) or not is_pull_request(job.build.ref):
+        return False
+    git(commands.git_fetch(job.source, head, depth=HISTORY))
+    return git(commands.git_is_ancestor(job.source, job.build.commit, head)).exit_code == 0
 
 
 def _access(url: str, settings: Settings) -> dict[str, str]:

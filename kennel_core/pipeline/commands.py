@@ -125,11 +125,30 @@ def git_config(entries: Mapping[str, str]) -> dict[str, str]:
     return variables
 
 
+def git_heads() -> list[str]:
+    """List the heads of branches and pull requests of the remote of `git_remote`; needs no repository.
+
+    A server that stops answering in the middle is given up after 20 seconds.
+    """
+    slow = ["-c", "http.lowSpeedLimit=1", "-c", "http.lowSpeedTime=20"]
+    return [*_GIT, *slow, "ls-remote", "--quiet", "--", "origin", "refs/heads/*", "refs/pull/*/head"]
+
+
+def git_head(ref: str) -> list[str]:
+    """Ask which commit a full ref of the remote of `git_remote` is at; prints nothing when there is none."""
+    return [*_GIT, "ls-remote", "--quiet", "--", "origin", ref]
+
+
 def git_fetch(directory: Path, wanted: str, *, depth: int | None) -> list[str]:
     """Fetch a commit id or a full ref from the remote of `git_remote`, without tags and submodules."""
     shallow = [] if depth is None else [f"--depth={depth}"]
     options = ["--quiet", "--no-tags", "--no-recurse-submodules", *shallow]
     return [*_GIT, "-C", str(directory), "fetch", *options, "--", "origin", wanted]
+
+
+def git_is_ancestor(directory: Path, older: str, newer: str) -> list[str]:
+    """Ask whether one commit comes before another: exit status 0 when it does."""
+    return [*_GIT, "-C", str(directory), "merge-base", "--is-ancestor", older, newer]
 
 
 def git_has(directory: Path, commit: str) -> list[str]:
