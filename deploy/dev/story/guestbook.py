@@ -163,7 +163,7 @@ def _missing_secret(book: Guestbook) -> None:
     try:
         kennel(*arguments)
     except Surprise as exc:
-        say(str(exc).splitlines()[-1])
+        say(str(exc).partition(": ")[2].splitlines()[-1])
     else:
         raise Surprise("a secret that nobody has stored is not missed")
     for ref in ("prod", "preview"):
