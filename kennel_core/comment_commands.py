@@ -5,9 +5,9 @@ What one may do is asked of the forge at the moment at which it is done.
 
 from collections.abc import Callable
 
-from kennel_core import audit_log, builds, db, environment, pull_requests, redeploy, refs
+from kennel_core import audit_log, builds, db, deployments, environment, pull_requests, redeploy, refs
 from kennel_core.errors import Conflict, KennelError, NotFound
-from kennel_core.models import Build, BuildStatus, Command, Project, PullRequest
+from kennel_core.models import Build, Command, Project, PullRequest
 from kennel_core.settings import Settings
 from kennel_core.webhook import Asked
 
@@ -111,35 +111,8 @@ def _redeploy(command: Command, _arguments: list[str], settings: Settings, now: 
     pull = pull_requests.find(command.project, command.number)
     if pull.state != pull_requests.State.BUILT:
         raise Conflict(f"pull request {command.number} is not built: {pull.why or 'it waits'}")
-    build = again(command.project, ref, f"asked for by {command.author}", settings, now)
+    build = redeploy.again(command.project, ref, f"asked for by {command.author}", settings, now)
     return f"build {build.id}", build, ""
-
-
-def again(project: Project, ref: str, reason: str, settings: Settings, now: float) -> Build:
-    """Deploy a ref again; when its newest build did not end well, that one is tried again.
-
-    Raises:
-        NotFound: nothing of the ref was built.
-        Conflict: a build of it is on its way.
-        BuildFailed: no port is free, or a host name is taken.
-    """
-    with db.write():
-        refs.start(project, ref)
-    newest = (
-        builds.without_log()
-        .where(Build.project == project, Build.ref == ref)
-        .order_by(Build.id.desc())
-        .first()
-    )
-    if newest is None:
-        raise NotFound(f"{ref}: nothing of it was built yet")
-    if newest.status in builds.UNFINISHED:
-        raise Conflict(f"{ref}: build {newest.id} is on its way")
-    if newest.status == BuildStatus.DONE:
-        build = redeploy.redeploy(project.id, ref, reason, settings, now)
-        if build is not None:
-            return build
-    return builds.retry(newest.id, now)
 
 
 def _rollback(command: Command, _arguments: list[str], settings: Settings, now: float) -> _Done:
@@ -151,14 +124,22 @@ def _rollback(command: Command, _arguments: list[str], settings: Settings, now: 
 def _stop(command: Command, _arguments: list[str], _settings: Settings, now: float) -> _Done:
     ref = environment.pull_request_ref(command.number)
     with db.write():
+        _require_deployed(command.project, ref)
         refs.stop(command.project, ref, f"stopped by {command.author}", now)
     return "stopped", None, ""
 
 
 def _start(command: Command, _arguments: list[str], _settings: Settings, _now: float) -> _Done:
+    ref = environment.pull_request_ref(command.number)
     with db.write():
-        done = refs.start(command.project, environment.pull_request_ref(command.number))
+        _require_deployed(command.project, ref)
+        done = refs.start(command.project, ref)
     return "started" if done else "was not stopped", None, ""
+
+
+def _require_deployed(project: Project, ref: str) -> None:
+    if not deployments.is_deployed(project, ref):
+        raise NotFound(f"{ref}: nothing of it is deployed")
 
 
 def _approve(command: Command, arguments: list[str], _settings: Settings, now: float) -> _Done:

@@ -77,6 +77,14 @@ def find(project: Project, number: int) -> PullRequest:
     return row
 
 
+def all_open(project: Project | None = None) -> list[PullRequest]:
+    """List the open ones, by project and number."""
+    query = PullRequest.select(PullRequest, Project).join(Project).where(PullRequest.open)
+    if project is not None:
+        query = query.where(PullRequest.project == project)
+    return list(query.order_by(Project.owner, Project.name, PullRequest.number))
+
+
 def undecided() -> list[PullRequest]:
     """List the open ones that wait for a decision, oldest first."""
     query = PullRequest.select(PullRequest, Project).join(Project)

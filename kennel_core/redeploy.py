@@ -5,7 +5,7 @@ from pathlib import Path
 from peewee import fn
 
 from kennel_core import build_log, builds, db, deployments, sleeping
-from kennel_core.errors import Conflict
+from kennel_core.errors import Conflict, NotFound
 from kennel_core.models import Build, BuildStatus, Project
 from kennel_core.outputs import Outputs
 from kennel_core.settings import Settings
@@ -24,6 +24,28 @@ def redeploy(project_id: int, ref: str, reason: str, settings: Settings, now: fl
             return None
         running = deployments.live_build(project_id, ref)
         return None if running is None else _take_over(running, f"deployed again: {reason}", settings, now)
+
+
+def again(project: Project, ref: str, reason: str, settings: Settings, now: float) -> Build:
+    """Deploy a ref again and wake it; when its newest build did not end well, that one is tried again.
+
+    The caller rings for a build that is queued, else for a pass.
+
+    Raises:
+        NotFound: nothing of the ref was built.
+        Conflict: a build of it is on its way.
+        BuildFailed: no port is free, or a host name is taken.
+    """
+    newest = _newest(project.id, ref)
+    if newest is None:
+        raise NotFound(f"{ref}: nothing of it was built yet")
+    if newest.status in builds.UNFINISHED:
+        raise Conflict(f"{ref}: build {newest.id} is on its way")
+    with db.write():
+        sleeping.start(project, ref)
+    ended_well = newest.status == BuildStatus.DONE
+    build = redeploy(project.id, ref, reason, settings, now) if ended_well else None
+    return build or builds.retry(newest.id, now)
 
 
 def rollback(project: Project, ref: str, reason: str, settings: Settings, now: float) -> Build:
@@ -53,13 +75,14 @@ def rollback(project: Project, ref: str, reason: str, settings: Settings, now: f
 
 
 def _is_under_way(project_id: int, ref: str) -> bool:
-    newest = (
-        builds.without_log()
-        .where(Build.project == project_id, Build.ref == ref)
-        .order_by(Build.id.desc())
-        .first()
-    )
+    newest = _newest(project_id, ref)
     return newest is not None and newest.status in builds.UNFINISHED
+
+
+def _newest(project_id: int, ref: str) -> Build | None:
+    query = builds.without_log().where(Build.project == project_id, Build.ref == ref)
+    found: Build | None = query.order_by(Build.id.desc()).first()
+    return found
 
 
 def _before(running: Build) -> Build | None:

@@ -13,11 +13,13 @@ import click
 from kennel_core import logs
 from kennel_core.cli import (
     audit,
+    audit_log,
     build,
     deployment,
     doctor,
     migrate,
     passes,
+    pr,
     project,
     resource,
     secrets,
@@ -59,10 +61,12 @@ for command in (
     secrets.secrets,
     build.build,
     deployment.deployment,
+    pr.pr,
     passes.plan,
     passes.reconcile,
     resource.resource,
     audit.audit,
+    audit_log.listing,
     doctor.doctor,
     webhook.webhook,
 ):

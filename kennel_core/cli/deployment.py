@@ -4,19 +4,19 @@ import time
 
 import click
 
-from kennel_core import audit_log, db, deployments, logs, projects, refs, runtime
+from kennel_core import audit_log, db, deployments, logs, projects, redeploy, refs, runtime
 from kennel_core.cli import shapes
 from kennel_core.cli.context import database, doorbell, json_option, operator
 from kennel_core.cli.output import fields, print_line, rows, show
 from kennel_core.errors import Conflict, NotFound
-from kennel_core.models import Project
+from kennel_core.models import Build, BuildStatus, Project
 
 FAILED = 5
 
 
 @click.group()
 def deployment() -> None:
-    """See what runs, let previews sleep and wake them."""
+    """See what runs, go back to what ran before, let previews sleep and wake them."""
 
 
 @deployment.command(name="list")
@@ -96,6 +96,47 @@ def start(name: str, ref: str, *, as_json: bool) -> None:
         doorbell().reconcile()
     data = {"project": project.full_name, "ref": ref, "sleeps": False}
     show(data, lambda: click.echo(f"{project.full_name} {ref}: the next pass starts it"), as_json=as_json)
+
+
+@deployment.command(name="redeploy")
+@click.argument("name", metavar="OWNER/NAME")
+@click.argument("ref", metavar="REF")
+@json_option
+def redeploy_(name: str, ref: str, *, as_json: bool) -> None:
+    """Roll out a branch or pull request again; when its newest build failed, build it again."""
+    with database() as settings:
+        project = projects.find(name)
+        build = redeploy.again(project, ref, "an operator asked for it", settings, time.time())
+        _note(project, ref, "redeploy")
+        _ring(build)
+    _show_build(build, as_json=as_json)
+
+
+@deployment.command()
+@click.argument("name", metavar="OWNER/NAME")
+@click.argument("ref", metavar="REF")
+@json_option
+def rollback(name: str, ref: str, *, as_json: bool) -> None:
+    """Go back to the build before the one that runs; nothing is built. The next push rolls forward."""
+    with database() as settings:
+        project = projects.find(name)
+        build = redeploy.rollback(project, ref, "an operator asked for it", settings, time.time())
+        _note(project, ref, "rollback")
+        _ring(build)
+    _show_build(build, as_json=as_json)
+
+
+def _ring(build: Build) -> None:
+    if build.status == BuildStatus.QUEUED:
+        doorbell().build(build.id)
+    else:
+        doorbell().reconcile()
+
+
+def _show_build(build: Build, *, as_json: bool) -> None:
+    data = shapes.of_build(build)
+    text = f"build {build.id} of {build.ref} at {build.commit[:12]} is {build.status}"
+    show(data, lambda: click.echo(text), as_json=as_json)
 
 
 def _require_deployed(project: Project, ref: str) -> None:

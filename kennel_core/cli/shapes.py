@@ -4,7 +4,7 @@ from typing import Any
 
 from kennel_core import deployments, sleeping
 from kennel_core.cli.output import moment
-from kennel_core.models import Build, Deployment, Project
+from kennel_core.models import AuditEntry, Build, Deployment, Project, PullRequest
 from kennel_core.settings import Settings
 
 
@@ -62,4 +62,32 @@ def of_deployment(row: Deployment, settings: Settings) -> dict[str, Any]:
         "unit": row.unit,
         "port": row.port,
         "updated_at": moment(row.updated_at),
+    }
+
+
+def of_pull_request(row: PullRequest) -> dict[str, Any]:
+    """Describe a pull request. `state` is one of `kennel_core.pull_requests.State`."""
+    return {
+        "project": row.project.full_name,
+        "number": row.number,
+        "commit": row.commit,
+        "author": row.author,
+        "fork": row.fork,
+        "draft": row.draft,
+        "labels": row.labels,
+        "state": str(row.state),
+        "why": row.why,
+        "approved_commit": row.approved_commit,
+        "approved_by": row.approved_by,
+    }
+
+
+def of_audit_entry(row: AuditEntry) -> dict[str, Any]:
+    """Describe what somebody asked for."""
+    return {
+        "at": moment(row.at),
+        "who": row.who,
+        "what": row.what,
+        "target": row.target,
+        "outcome": row.outcome,
     }
