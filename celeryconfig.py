@@ -1,5 +1,7 @@
 """Celery's settings. A message is a hint and the row is the job, so nothing here guards against loss."""
 
+import random
+
 from kombu import Queue
 
 from kennel_core.settings import load_or_exit
@@ -24,6 +26,7 @@ task_queues = [Queue("builds"), Queue("reconcile")]
 task_default_queue = "reconcile"
 task_routes = {
     "kennel.build": {"queue": "builds"},
+    "kennel.catch_up": {"queue": "builds"},  # it waits for others' networks, which a pass must not
     "kennel.reconcile": {"queue": "reconcile"},
     "kennel.look": {"queue": "reconcile"},
     "kennel.report": {"queue": "reconcile"},
@@ -42,6 +45,12 @@ worker_send_task_events = True  # flower lists tasks by these
 
 beat_schedule = {
     "pass": {"task": "kennel.reconcile", "schedule": 30.0, "options": {"expires": 25}},
+    "catch-up": {
+        "task": "kennel.catch_up",
+        # The forge is not asked by every Kennel at once.
+        "schedule": _settings.catch_up_interval * random.uniform(0.9, 1.1),  # noqa: S311  # no secret
+        "options": {"expires": _settings.catch_up_interval},
+    },
     "look": {
         "task": "kennel.look",
         "schedule": _settings.secrets_interval,

@@ -38,8 +38,10 @@ def _after_fork(**_: Any) -> None:
 
 
 @signals.worker_ready.connect
-def _ask_for_a_pass(**_: Any) -> None:
+def _ask_for_a_pass(sender: Any, **_: Any) -> None:
     app.send_task("kennel.reconcile")
+    if sender.hostname.startswith("builder@"):  # what came while Kennel was down
+        app.send_task("kennel.catch_up", expires=settings.catch_up_interval)
 
 
 @signals.worker_before_create_process.connect

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import structlog
 
+from kennel_core import catch_up as missed
 from kennel_core import db, lease, metrics, pipeline, reconcile
 from kennel_core.errors import AdapterError, ConfigError
 from kennel_core.reconcile import rotation
@@ -64,6 +65,14 @@ def report() -> str:
 def _ask_for_a_report() -> None:
     if settings.forge_url:
         _doorbell.report()
+
+
+@app.task(name="kennel.catch_up", throws=(Failed,))
+def catch_up() -> str:
+    """Look for pushes that no delivery told. Never retried: the next look is the retry."""
+    with _connected():
+        done = missed.catch_up(settings, _doorbell)
+    return f"builds {len(done.builds)}, removed {len(done.removed)}, did not answer {len(done.errors)}"
 
 
 @app.task(name="kennel.look", throws=(Failed,))

@@ -44,5 +44,5 @@ def listed(argv: Sequence[str], env: Mapping[str, str], shown: str, timeout: flo
     if process.returncode != 0:
         lines = err.decode("utf-8", "replace").strip().splitlines()
         fatal = [line for line in lines if line.startswith(("fatal: ", "error: ", "remote: "))]
-        raise Rejected("git", what, [f"exit status {process.returncode}", *lines[-1:], *fatal[-1:]][-1])
+        raise Rejected("git", what, [f"exit status {process.returncode}", *lines[-1:], *fatal[:1]][-1])
     return out.decode("utf-8", "surrogateescape")

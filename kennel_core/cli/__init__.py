@@ -64,6 +64,7 @@ for command in (
     pr.pr,
     passes.plan,
     passes.reconcile,
+    passes.catch_up,
     resource.resource,
     audit.audit,
     audit_log.listing,

@@ -1,9 +1,10 @@
-"""``kennel plan`` and ``kennel reconcile``."""
+"""``kennel plan``, ``kennel reconcile`` and ``kennel catch-up``."""
 
 from dataclasses import asdict
 
 import click
 
+from kennel_core import catch_up as missed
 from kennel_core.cli.context import database, doorbell, json_option
 from kennel_core.cli.output import rows, show
 from kennel_core.reconcile import converge
@@ -51,3 +52,26 @@ def reconcile(*, as_json: bool) -> int:
     if report.errors:
         return 1
     return FAILED if report.failed else 0
+
+
+@click.command(name="catch-up")
+@json_option
+def catch_up(*, as_json: bool) -> int:
+    """Ask every repository now for pushes and deletions that no delivery told.
+
+    The exit status is 1 when a repository did not answer.
+    """
+    with database() as settings:
+        done = missed.catch_up(settings, doorbell())
+    data = asdict(done)
+
+    def human() -> None:
+        found = (
+            *(("queued", f"build {number}") for number in done.builds),
+            *(("removed", name) for name in done.removed),
+            *(("error", text) for text in done.errors),
+        )
+        rows([{"did": did, "what": what} for did, what in found], ("did", "what"), "nothing was missed")
+
+    show(data, human, as_json=as_json)
+    return 1 if done.errors else 0
