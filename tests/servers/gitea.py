@@ -195,16 +195,23 @@ class GiteaServer:
         return answer.json() if answer.content else None
 
     def repository(
-        self, name: str = "", *, owner: str = OWNER, private: bool = False, bot: str = "admin"
+        self,
+        name: str = "",
+        *,
+        owner: str = OWNER,
+        private: bool = False,
+        bot: str = "admin",
+        empty: bool = True,
     ) -> str:
-        """Make an empty repository of `owner`, who may be an organisation; returns ``owner/name``.
+        """Make a repository of `owner`, who may be an organisation; returns ``owner/name``.
 
-        `bot` is what Kennel's user may do there; empty: nothing.
+        `bot` is what Kennel's user may do there; empty: nothing. A repository that is not `empty` has one
+        commit, of which nothing is delivered any more: what comes of a push arrives when the push is over.
         """
         name = name or f"shop-{next(self._names)}"
         place = "/user/repos" if owner in self.tokens else f"/orgs/{owner}/repos"
         user = owner if owner in self.tokens else ADMIN
-        self.call("POST", place, user, name=name, private=private, default_branch="main")
+        self.call("POST", place, user, name=name, private=private, default_branch="main", auto_init=not empty)
         if bot:
             self.allow(f"{owner}/{name}", BOT, bot)
         return f"{owner}/{name}"
@@ -287,8 +294,11 @@ class GiteaServer:
         return f"http://{who}127.0.0.1:{self.port}/{full_name}.git"
 
     def tree(self, full_name: str, home: Path, user: str = OWNER) -> "WorkTree":
-        """Make a work tree whose pushes go to the repository as `user`."""
-        return WorkTree(self.clone_url(full_name, user), home)
+        """Make a work tree, with what there is, whose pushes go to the repository as `user`."""
+        made = WorkTree(self.clone_url(full_name, user), home)
+        if made.git("ls-remote", "--heads", "origin", "main"):
+            made.git("pull", "--quiet", "origin", "main")
+        return made
 
 
 class WorkTree:
