@@ -228,10 +228,10 @@ def test_an_openbao_that_lets_kennel_in_and_one_that_lets_it_only_read(
     writer = openbao.settings(settings, policy="write-secrets")
     with_login = {"keycloak": f"http://127.0.0.1:{free_port()}"}
 
-    assert verdicts(writer, "openbao") == ["ok", "ok"]
-    assert verdicts(writer.model_copy(update=with_login), "openbao") == ["ok", "ok", "ok", "ok"]
+    assert verdicts(writer, "openbao") == ["ok"] * 3
+    assert verdicts(writer.model_copy(update=with_login), "openbao") == ["ok"] * 5
     reader = openbao.settings(settings).model_copy(update=with_login)
-    stored, removed = said(reader, "openbao")[2:]
+    stored, removed = said(reader, "openbao")[3:]
     assert stored.what == "logins of projects cannot be stored"
     assert 'path "secret/data/secretspec/+/+/OIDC_*"' in stored.remedy
     assert (removed.verdict, removed.what) == (Verdict.WARNING, "logins of projects cannot be removed")

@@ -8,6 +8,17 @@ from kennel_core.errors import Unavailable
 class OpenBaoRights(OpenBao):
     """A KV mount, and the rights on it."""
 
+    def version(self) -> str:
+        """Give the server's version, such as ``2.7.2``; nobody need log in for that.
+
+        Raises:
+            Unavailable: it is down, slow, or something else.
+
+        Source: https://openbao.org/api-docs/system/seal-status/
+        """
+        response = self._ask("read the version", self._client.sys.read_seal_status)
+        return str((response.body or {}).get("version") or "unknown")
+
     def capabilities(self, path: str) -> frozenset[str]:
         """Name what may be done with a path, the mount's own first part included: create, update, read...
 

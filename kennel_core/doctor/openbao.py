@@ -13,8 +13,9 @@ def examine(settings: Settings) -> Checks:
     """Log in, read a path that is not there, and ask what may be written. Raises what a pass would get."""
     openbao = OpenBaoRights(settings)
     path = f"{ROOT}/{PROJECT}/preview/OIDC_CLIENT_ID"
+    yield ok(SYSTEM, f"version {openbao.version()} answers at {openbao.where.url}")
     openbao.read([path])
-    yield ok(SYSTEM, f"{openbao.where.url} lets Kennel in and read {openbao.mount}/{ROOT}/")
+    yield ok(SYSTEM, f"it lets Kennel in, and read {openbao.mount}/{ROOT}/")
     if openbao.where.kv == 2:
         openbao.versions([path])
         yield ok(SYSTEM, "metadata may be read: a changed secret is noticed cheaply")

@@ -1,14 +1,16 @@
 """systemd: its version, and whether it runs a unit of Kennel's."""
 
+import re
 import secrets
 
 from kennel_core.adapters.loaded_units import LoadedUnits
 from kennel_core.adapters.unit_spec import UnitSpec, dynamic_user
-from kennel_core.doctor.checks import Checks, ok, warning
+from kennel_core.doctor.checks import Check, Checks, ok, warning
 from kennel_core.settings import Settings
 
 SYSTEM = "systemd"
 TIMEOUT_S = 15.0
+OLDEST = 252  # of those that Kennel is tested with
 SLEEP = "/bin/sleep"
 
 
@@ -27,7 +29,8 @@ def examine(settings: Settings) -> Checks:
         tasks_max=4,
     )
     with LoadedUnits(settings.bus) as systemd:
-        yield ok(SYSTEM, f"version {systemd.version()} answers on the {settings.bus} bus")
+        version = systemd.version()
+        yield _judged(version, settings.bus)
         try:
             systemd.start(spec, TIMEOUT_S)
         finally:
@@ -36,3 +39,11 @@ def examine(settings: Settings) -> Checks:
         if not systemd.sandboxed:
             remedy = "for more than one person's projects use the system's manager: KENNEL_BUS=system"
             yield warning(SYSTEM, "a user's manager has no sandbox: services see what this user sees", remedy)
+
+
+def _judged(version: str, bus: str) -> Check:
+    number = re.match(r"\d+", version)
+    if number is None or int(number[0]) < OLDEST:
+        remedy = f"Kennel is tested with {OLDEST} and newer: parts of the sandbox may be missing"
+        return warning(SYSTEM, f"version {version} answers on the {bus} bus", remedy)
+    return ok(SYSTEM, f"version {version} answers on the {bus} bus")

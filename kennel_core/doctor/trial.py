@@ -2,10 +2,11 @@
 
 import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from kennel_core.environment import Environment
+from kennel_core.errors import AdapterError
 from kennel_core.provision import Memory, Owner, Provisioner
 
 PROJECT = "kennel-doctor"
@@ -42,5 +43,8 @@ def provided(provisioner: Provisioner) -> Iterator[tuple[Owner, Memory]]:
         provisioner.ensure(owner, notes)
         provisioner.variables(owner, notes, SERVICE)
         yield owner, notes
-    finally:
-        provisioner.remove(owner, notes)
+    except BaseException:
+        with suppress(AdapterError):  # what went wrong first says more
+            provisioner.remove(owner, notes)
+        raise
+    provisioner.remove(owner, notes)
