@@ -8,7 +8,7 @@ import pytest
 
 from kennel_core import builds, db, deployments, lease, projects, pull_requests, receive
 from kennel_core.adapters.forge import Forge
-from kennel_core.models import AuditEntry, Build, Command, Deployment, ForgeReport, Project, PullRequest
+from kennel_core.models import AuditEntry, Build, Command, Deployment, ForgeReport, PullRequest
 from kennel_core.outputs import Outputs, SiteOutput
 from kennel_core.reconcile.reporting import Reported, Reporter
 from kennel_core.reports.comment import MARKER
