@@ -147,6 +147,16 @@ def settle(row: PullRequest, settings: Settings, now: float) -> Build | None:
     return build
 
 
+def let_in(project: Project, settings: Settings, now: float) -> None:
+    """Decide again about those of a project that wait, inside the caller's `db.write()`.
+
+    The builds are not rung for: the next pass does that.
+    """
+    for row in undecided():
+        if row.project_id == project.id:
+            settle(row, settings, now)
+
+
 def rules(settings: Settings) -> gate.Rules:
     """Read what the settings say of previews."""
     return gate.Rules(

@@ -108,6 +108,8 @@ def _apply(project: Project, event: Event, settings: Settings, now: float) -> _D
             names = refs.remove(project, ref, f"{ref} is gone at the forge", now)
             if environment.is_pull_request(ref):
                 pull_requests.closed(project, ref, names)
+                if not settings.forge_url:  # else a report looks
+                    pull_requests.let_in(project, settings, now)
             body = {"status": "removed", "ref": ref, "deployments": names}
             return _Done(f"{ref} removed", body, removed=True)
         case Push(ref, commit) if deploys(ref, settings):
