@@ -3,13 +3,13 @@
 Rights are tried on names that nobody has, and what was made is removed again.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from kennel_core import db, deployments
 from kennel_core.doctor import caddy, files, names, programs, systemd
 from kennel_core.doctor.checks import Check, Checks, Verdict, failed
-from kennel_core.errors import AdapterError, KennelError
+from kennel_core.errors import AdapterError, KennelError, NotFound
 from kennel_core.models import Deployment
 from kennel_core.settings import Settings
 
@@ -18,8 +18,12 @@ __all__ = ["Check", "Verdict", "examine"]
 Examination = Callable[[Settings], Checks]
 
 
-def examine(settings: Settings) -> list[Check]:
-    """Ask everybody, side by side; needs no database connection, and opens one."""
+def examine(settings: Settings, systems: Collection[str] = ()) -> list[Check]:
+    """Ask everybody, or these systems, side by side; needs no database connection, and opens one.
+
+    Raises:
+        NotFound: a system has not this name, or is not configured.
+    """
     asked: dict[str, Examination] = {
         "database": files.examine,
         "broker": files.examine_broker,
@@ -29,6 +33,10 @@ def examine(settings: Settings) -> list[Check]:
         "programs": programs.examine,
         "names": _names,
     }
+    unknown = sorted(set(systems) - set(asked))
+    if unknown:
+        raise NotFound(f"{' '.join(unknown)}: not configured, or no system; there are {', '.join(asked)}")
+    asked = {name: each for name, each in asked.items() if not systems or name in systems}
     with ThreadPoolExecutor(len(asked)) as pool:
         results = [pool.submit(_attempt, name, each, settings) for name, each in asked.items()]
         return [check for result in results for check in result.result()]
