@@ -123,7 +123,7 @@ class GiteaServer:
             *("admin", "user", "generate-access-token", "--username", name, "--raw"),
             *("--token-name", f"token-{next(self._names)}", "--scopes", scopes),
         )
-        found = re.search(r"[0-9a-f]{40}$", said.strip())
+        found = re.search(r"^[0-9a-f]{40}$", said, re.MULTILINE)  # beside warnings
         assert found, said
         return found[0]
 
