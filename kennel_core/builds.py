@@ -19,6 +19,8 @@ ROLLOUT_MAX_S = 1800.0
 
 GONE_FROM_STORE = "what it made is gone from the store: built again"  # of a build that nobody pushed
 
+HELD = "waits: "  # how the reason of a build begins that waits though a builder is free
+
 UNFINISHED = (BuildStatus.QUEUED, BuildStatus.BUILDING, BuildStatus.BUILT)
 
 
@@ -204,7 +206,8 @@ def forgotten(now: float, slots: int) -> list[int]:
                 ).execute()
         stale = (Build.status == BuildStatus.QUEUED) & (Build.created_at < now - QUEUED_MAX_S)
         for build in without_log().where(stale):
-            end(build.id, BuildStatus.FAILED, "waited a day for a builder; is one running?", now)
+            error = build.error or "waited a day for a builder; is one running?"
+            end(build.id, BuildStatus.FAILED, error, now)
         free = slots - Build.select().where(Build.status == BuildStatus.BUILDING).count()
         unheard = (Build.status == BuildStatus.QUEUED) & (
             Build.enqueued_at.is_null() | (Build.enqueued_at < now - RING_AGAIN_S)
@@ -212,6 +215,18 @@ def forgotten(now: float, slots: int) -> list[int]:
         ids = [row.id for row in Build.select(Build.id).where(unheard).order_by(Build.id).limit(max(free, 0))]
         Build.update(enqueued_at=now).where(Build.id << ids).execute()
     return ids
+
+
+def hold(reason: str) -> None:
+    """Note at the builds that wait why none of them begins; who takes one forgets it again."""
+    waiting = (Build.status == BuildStatus.QUEUED) & (Build.error.is_null() | Build.error.startswith(HELD))
+    with db.write():
+        Build.update(error=f"{HELD}{reason}").where(waiting).execute()
+
+
+def held() -> int:
+    """Count the builds that wait for another reason than that others run."""
+    return Build.select().where(Build.status == BuildStatus.QUEUED, Build.error.startswith(HELD)).count()
 
 
 def rolling_out() -> list[Build]:

@@ -37,8 +37,11 @@ def claim(now: float) -> Build | None:
         build.token = secrets.token_hex(8)
         build.lease_until = now + LEASE_S
         build.attempt += 1
+        build.error = build.error if build.error == builds.GONE_FROM_STORE else None  # why it waited
         build.started_at = now
-        build.save(only=[Build.status, Build.token, Build.lease_until, Build.attempt, Build.started_at])
+        build.save(
+            only=[Build.status, Build.token, Build.lease_until, Build.attempt, Build.started_at, Build.error]
+        )
         LogChunk.delete().where(LogChunk.build == build).execute()  # of an attempt whose worker was lost
     return build
 

@@ -72,6 +72,9 @@ class DatabaseCollector(Collector):
             by_status.add_metric([status], count)
         yield by_status
         yield GaugeMetricFamily(
+            "kennel_builds_held", "Builds that wait though a builder is free.", value=builds.held()
+        )
+        yield GaugeMetricFamily(
             "kennel_deployments", "Deployments that should run.", value=Deployment.select().count()
         )
         yield GaugeMetricFamily("kennel_projects", "Registered projects.", value=Project.select().count())

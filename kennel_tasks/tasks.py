@@ -6,8 +6,8 @@ from contextlib import contextmanager
 
 import structlog
 
+from kennel_core import builds, db, lease, metrics, pipeline, reconcile, room
 from kennel_core import catch_up as missed
-from kennel_core import db, lease, metrics, pipeline, reconcile
 from kennel_core.errors import AdapterError, ConfigError
 from kennel_core.reconcile import rotation
 from kennel_core.reconcile.backoff import Backoff
@@ -34,6 +34,9 @@ class Failed(Exception):
 def build(build_id: int) -> str:
     """Run the build whose turn it is: the id is a hint, since every queued build has a message of its own."""
     with _connected():
+        if lack := room.lack(settings):
+            builds.hold(lack)
+            return f"build {build_id}: {lack}"
         claimed = lease.claim(time.time())
         if claimed is None:
             return f"build {build_id}: somebody else took it"

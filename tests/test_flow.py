@@ -191,6 +191,21 @@ def test_a_deleted_branch_takes_everything_with_it(remote: Remote) -> None:
     assert remote.stack.says(remote.host("api")) == "main"
 
 
+def test_what_happened_while_kennel_was_down_is_found_at_start(remote: Remote) -> None:
+    stack = remote.stack
+    remote.deploy("main")
+    remote.deploy("topic", "topic")
+    stack.stop("web", "builder", "beat")
+    remote.push(files("second"))
+    remote.repository.delete("topic")
+
+    stack.start("web", "builder", "beat")
+
+    until(stack.is_whole, timeout=60, what="the stack is whole")
+    until(lambda: stack.says(remote.host("api")) == "second", timeout=60, what="the push is live")
+    until(lambda: left_of(remote, "topic") == {}, what="everything of the branch is gone")
+
+
 def test_a_push_that_is_delivered_twice_is_built_once(remote: Remote) -> None:
     commit = remote.push(files("one"))
     document = deliveries.push("refs/heads/main", commit, remote.full_name)

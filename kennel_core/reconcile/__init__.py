@@ -15,6 +15,7 @@ from kennel_core.reconcile import (
     logins,
     promotion,
     provisioning,
+    roots,
     rotation,
     routes,
     services,
@@ -50,6 +51,7 @@ def converge(
             report.add(run_pass(settings, doorbell, host, backoff))
         leftovers.end_lost_work(settings)
         leftovers.sweep(settings, time.time())
+        roots.repair(settings, doorbell, time.time())
     if report.again:
         doorbell.reconcile()
     return report

@@ -14,6 +14,8 @@ from kennel_core.effects import Effect
 from kennel_core.models import FINAL, Build, BuildStatus, Delivery, Deployment
 from kennel_core.settings import Settings
 
+DAY_S = 86_400.0
+PRUNE_EVERY_S = 3600.0
 DELIVERIES_KEPT_S = 30 * 86_400.0  # a delivery that comes again later than this counts as new
 
 
@@ -29,9 +31,27 @@ def sweep(settings: Settings, now: float) -> None:
     if Delivery.select(Delivery.id).where(old).exists():
         with db.write():
             Delivery.delete().where(old).execute()
+    if settings.log_days and _is_due(settings.runtime_dir / "logs-pruned", now):
+        with db.write():
+            prune_logs(now - settings.log_days * DAY_S)
     for root in unneeded_roots(settings):
         with Effect("remove gc root"):
             root.unlink(missing_ok=True)
+
+
+def _is_due(stamp: Path, now: float) -> bool:
+    """Tell whether something that reads much was done more than PRUNE_EVERY_S ago, and note it as done."""
+    if stamp.is_file() and now - PRUNE_EVERY_S < stamp.stat().st_mtime <= now:
+        return False
+    stamp.touch()
+    return True
+
+
+def prune_logs(before: float) -> None:
+    """Forget the logs of builds that ended before then, inside the caller's `db.write()`; the builds stay."""
+    Build.update(log=None).where(
+        Build.status << list(FINAL), Build.finished_at < before, Build.log.is_null(is_null=False)
+    ).execute()
 
 
 def unneeded_roots(settings: Settings) -> list[Path]:

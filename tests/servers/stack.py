@@ -124,6 +124,7 @@ class Stack:
             health_timeout=15.0,
             drain_timeout=2.0,
             log_format="json",
+            min_free_bytes=0,
         )
         program = nix.programs()[-1]
         self.nix = nix.Nix(program, home / "nix", home / "tools")
