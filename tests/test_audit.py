@@ -1,11 +1,12 @@
 """What carries a mark of Kennel and belongs to no row, on the real servers: found, named, and put right."""
 
 import dataclasses
+import time
 from typing import Any
 
 import pytest
 
-from kennel_core import resources
+from kennel_core import db, resources, sleeping
 from kennel_core.adapters.caddy import Caddy
 from kennel_core.adapters.systemd import Systemd
 from kennel_core.adapters.targets import Targets
@@ -141,6 +142,16 @@ def test_a_unit_that_only_has_such_a_name_is_listed_and_never_stopped(world: Wor
     assert found(world) == [("systemd", "unknown", name)]
     put_right(world)
     assert world.units() == {name: "active"}
+
+
+def test_what_sleeps_is_not_missed(world: World) -> None:
+    deploy(world, PREVIEW)
+    with db.write():
+        sleeping.stop(world.project, PREVIEW, "nobody pushes to it", time.time())
+    world.converge()
+
+    assert world.units() == {}
+    assert found(world) == []
 
 
 def test_a_store_path_that_is_gone_is_missed(world: World) -> None:

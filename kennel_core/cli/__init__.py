@@ -3,7 +3,7 @@
 Data goes to standard output, everything else to standard error. Exit statuses: 0 done, 1 it failed,
 2 wrong usage or settings, 3 no such thing, 4 the state does not allow it, 5 a build or a deployment failed,
 69 another system does not answer, 77 a wrong signature, 78 the database or secret key is not usable,
-130 interrupted.
+130 interrupted. `kennel audit` has its own: 1 something was found, 2 a system did not answer.
 """
 
 import sys
