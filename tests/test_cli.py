@@ -414,7 +414,10 @@ def test_a_plan_says_what_a_pass_then_does_and_then_there_is_nothing_to_do(
     script.chmod(0o755)
     project = projects.add("acme/shop", "https://forge.example/acme/shop", "main")
     build = built(project, there)
-    Deployment.update(command=[str(script)], store_path=str(systemd.dir), config_path="/").execute()
+    told = {"digest": "", "versions": {}}
+    Deployment.update(
+        command=[str(script)], store_path=str(systemd.dir), config_path="/", inputs=told
+    ).execute()
 
     before = data(cli("plan", "--json"))
     report = data(cli("reconcile", "--json"))
