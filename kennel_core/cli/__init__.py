@@ -14,6 +14,7 @@ from kennel_core import logs
 from kennel_core.cli import (
     audit,
     audit_log,
+    backup,
     build,
     deployment,
     doctor,
@@ -57,6 +58,8 @@ def kennel() -> None:
 
 for command in (
     migrate.migrate,
+    backup.backup,
+    backup.restore,
     project.project,
     secrets.secrets,
     build.build,

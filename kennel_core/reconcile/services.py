@@ -37,7 +37,8 @@ def start(state: State, backoff: Backoff, unready: Mapping[str, str | None]) -> 
     missing = configuration.told(state, [row for row in plan.start if _has_its_port(state, row)], backoff)
     # A unit that runs and is not noted was made before the database was put back from a backup.
     adopted = [row for row in rows if row.unit in running and row.unit not in state.made]
-    _note(state, [*missing, *adopted])
+    deaf = _stop_deaf(state, adopted)
+    _note(state, [*missing, *(row for row in adopted if row.unit not in deaf)])
     for row, error in zip(missing, state.host.each_start(missing), strict=True):
         unit = str(row.unit)
         if not row.rollout:
@@ -51,6 +52,22 @@ def start(state: State, backoff: Backoff, unready: Mapping[str, str | None]) -> 
         else:
             state.report.error("start", error)
     return ended
+
+
+def _stop_deaf(state: State, adopted: Sequence[Desired]) -> set[str]:
+    """Stop those that do not listen where they should; the next pass starts them anew.
+
+    A unit that was made after the backup has another port than its row has got since.
+    """
+    deaf = sorted({str(row.unit) for row in adopted if row.port and state.host.is_free(row.port)})
+    for name, error in zip(deaf, state.host.each_stop(deaf), strict=True):
+        if error is None:
+            state.report.stopped.append(name)
+            log.info("stopped, for it listens elsewhere", unit=name)
+        else:
+            state.report.error("stop", error)
+    state.report.again = state.report.again or bool(deaf)
+    return set(deaf)
 
 
 def _has_its_port(state: State, row: Desired) -> bool:
