@@ -6,7 +6,9 @@ pass, which `Report.again` asks for at once. What a pass must know of earlier on
 
 import time
 
-from kennel_core import builds, custom_domains, expiry, metrics, resources
+import structlog
+
+from kennel_core import builds, clock, custom_domains, expiry, metrics, resources
 from kennel_core.doorbell import Doorbell
 from kennel_core.errors import AdapterError
 from kennel_core.reconcile import (
@@ -29,6 +31,8 @@ from kennel_core.reconcile.state import Report, State
 from kennel_core.settings import Settings
 
 __all__ = ["Report", "converge", "run_pass"]
+
+log = structlog.get_logger(__name__)
 
 SETTLE_S = 20.0  # how long `converge` goes on before others get their turn
 
@@ -64,6 +68,8 @@ def run_pass(settings: Settings, doorbell: Doorbell, host: Host, backoff: Backof
         AdapterError: the host could not be observed; nothing was changed.
     """
     began = time.monotonic()
+    if moved := clock.catch_up(time.time()):
+        log.warning("the clock was put back", rows=moved)
     rung = builds.forgotten(time.time(), settings.max_builds)
     for build_id in rung:
         doorbell.build(build_id)

@@ -29,7 +29,9 @@ class Backoff:
             for unit, (count, last) in self._tries.items()
             if unit not in running or now - last < FORGIVEN_AFTER_S
         }
-        return frozenset(unit for unit, (count, last) in self._tries.items() if now < last + _wait(count))
+        return frozenset(
+            unit for unit, (count, last) in self._tries.items() if last <= now < last + _wait(count)
+        )  # not last <= now: the clock was put back
 
 
 def _wait(count: int) -> float:

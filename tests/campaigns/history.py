@@ -1,0 +1,461 @@
+"""One random history of a Kennel on a model of the machine: what can happen, and what must hold.
+
+Kennel's core is real: deliveries, builds, leases, rows and passes. Time goes by only where somebody waits.
+"""
+
+import shutil
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kennel_core import (
+    builds,
+    db,
+    deployments,
+    effects,
+    lease,
+    migrations,
+    ports,
+    projects,
+    resources,
+    webhook,
+)
+from kennel_core.effects import Effect
+from kennel_core.errors import AdapterError, BuildFailed, Cancelled, Conflict, Fenced
+from kennel_core.models import FINAL, Build, BuildStatus, Delivery, Deployment, Project
+from kennel_core.outputs import Outputs, ServiceOutput, SiteOutput
+from kennel_core.receive import receive
+from kennel_core.reconcile import converge, routes
+from kennel_core.reconcile.backoff import Backoff
+from kennel_core.settings import Settings
+from tests import deliveries
+from tests.campaigns import look
+from tests.model_host import FOREIGN, Machine, ModelHost
+
+MEMORY = Path("/dev/shm")
+PORTS = "30000-30039"
+FIRST = 1_700_000_000.0
+PLANS = ("ok", "site too", "does not build", "hangs", "sick", "broken")
+ENDS_WELL = ("ok", "site too", "hangs")
+LOST = ("its worker was lost", "waited a day")  # why a build may fail that nothing is wrong with
+FOREIGN_ROUTE = {
+    "@id": "others",
+    "match": [{"host": ["other.localhost"]}],
+    "handle": [{"handler": "static_response"}],
+}
+FOREIGN_UNIT = "kennel-of-somebody-else.service"
+
+
+class Killed(BaseException):
+    """Kennel was killed here."""
+
+
+class Clock:
+    """Stands still until somebody sleeps; `jump` moves only what the wall shows."""
+
+    def __init__(self) -> None:
+        self.wall, self.steady = FIRST, 1000.0
+
+    def time(self) -> float:
+        return self.wall
+
+    def monotonic(self) -> float:
+        self.sleep(0.001)
+        return self.steady
+
+    def sleep(self, seconds: float) -> None:
+        self.wall += seconds
+        self.steady += seconds
+
+    def jump(self, seconds: float) -> None:
+        self.wall += seconds
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A delivery: `commit` is None for what removes the ref."""
+
+    number: int
+    ref: str
+    commit: str | None
+    document: dict[str, Any] = field(repr=False)
+    event: str
+
+
+class History:
+    """Every method but `end` is one thing that happens."""
+
+    def __init__(self) -> None:
+        self.home = Path(tempfile.mkdtemp(prefix="kennel-history.", dir=MEMORY if MEMORY.is_dir() else None))
+        self.settings = Settings(
+            state_dir=self.home / "state",
+            runtime_dir=self.home / "run",
+            gcroots_dir=self.home / "gcroots",
+            ports=PORTS,
+            drain_timeout=1.0,
+            preview_stop_days=0,
+            preview_remove_days=0,
+        )
+        self.clock = Clock()
+        self.machine = Machine()
+        self.machine.table.insert(0, FOREIGN_ROUTE)
+        self.machine.units[FOREIGN_UNIT] = "active"
+        self.plans: dict[str, str] = {}
+        self.removed_after: dict[str, int] = defaultdict(int)  # the newest build when a ref went, by ref
+        self.wants: dict[str, str | None] = {}  # the commit that was last told of a ref
+        self.held: list[Sent] = []  # on their way, or not answered
+        self.answered: list[Sent] = []
+        self.running: list[Build] = []  # in the hands of workers
+        self.serving: set[str] = set()  # hosts that answer, and have no reason not to
+        self.kill_in: int | None = None
+        self.wrote: list[str] = []
+        self.rung: list[int] = []
+        self._undo = [(module, name, getattr(module, name)) for module, name in PATCHED]
+        for module, name, own in (
+            (time, "time", self.clock.time),
+            (time, "monotonic", self.clock.monotonic),
+            (time, "sleep", self.clock.sleep),
+            (ports, "can_bind", self._is_free),
+        ):
+            setattr(module, name, own)
+        _prepare(self.settings)
+        db.configure(self.settings.database)
+        db.database.connect()
+        self.project = Project.get()
+        self.secret = projects.webhook_secret(self.project, self.settings.secret_key_file)
+        self._start_kennel()
+
+    def close(self) -> None:
+        effects.watch(None)
+        db.database.close()
+        for module, name, original in self._undo:
+            setattr(module, name, original)
+        shutil.rmtree(self.home)
+
+    # --- the forge and people
+
+    def push(self, ref: str, plan: str, *, late: bool) -> None:
+        commit = self._commit(plan)
+        if ref.startswith("pr-"):
+            number = int(ref.removeprefix("pr-"))
+            document, event = deliveries.pull_request("synchronized", number, commit), "pull_request"
+        else:
+            document, event = deliveries.push(f"refs/heads/{ref}", commit), "push"
+        self._send(ref, commit, document, event, late=late)
+
+    def remove(self, ref: str, *, late: bool) -> None:
+        if ref.startswith("pr-"):
+            document = deliveries.pull_request("closed", int(ref.removeprefix("pr-")))
+            self._send(ref, None, document, "pull_request", late=late)
+        else:
+            self._send(ref, None, deliveries.deleted(ref), "delete", late=late)
+
+    def arrives(self, which: int) -> None:
+        """Deliver what was held back, whatever came in between."""
+        if self.held:
+            self._deliver(self.held.pop(which % len(self.held)))
+
+    def comes_again(self, which: int) -> None:
+        """Deliver once more what was answered: it changes nothing."""
+        if self.answered:
+            before = self._rows()
+            self.alive(lambda: self._receive(self.answered[which % len(self.answered)]))
+            assert look.differences(before, self._rows()) == []
+
+    def cancel(self, which: int) -> None:
+        if found := [row.id for row in builds.recent(None, 10)]:
+            self.alive(lambda: builds.cancel(found[which % len(found)], self.clock.time()))
+
+    def retry(self, which: int) -> None:
+        if found := [row.id for row in builds.recent(None, 10) if row.status in FINAL]:
+            self.alive(lambda: builds.retry(found[which % len(found)], self.clock.time()))
+
+    # --- Kennel's processes
+
+    def claim(self) -> None:
+        """A worker takes a build, and is slow or dies; `finish` goes on."""
+
+        def take() -> None:
+            if build := lease.claim(self.clock.time()):
+                self.running.append(build)
+
+        self.alive(take)
+
+    def finish(self, which: int) -> None:
+        """A worker ends its build, if it still is its own."""
+        if self.running:
+            build = self.running.pop(which % len(self.running))
+            self.alive(lambda: self._finish(build))
+
+    def work(self) -> None:
+        """A worker takes a build and ends it."""
+        self.claim()
+        if self.running:
+            self.finish(len(self.running) - 1)
+
+    def pass_(self) -> None:
+        self.alive(lambda: converge(self.settings, self, self.host, self.backoff))
+
+    def kill(self, effects_from_now: int) -> None:
+        """Kill whatever runs at its n-th effect from now on."""
+        self.kill_in = effects_from_now
+
+    # --- the machine
+
+    def crash(self, which: int) -> None:
+        """A unit ends so often that systemd gives up, or an operator stops it."""
+        if own := sorted(name for name in self.machine.units if name != FOREIGN_UNIT):
+            unit = own[which % len(own)]
+            (self.machine.crash if which % 2 else self.machine.end)(unit)
+            self.serving = {host for host in self.serving if self.machine.answer(host)}
+
+    def caddy_restarts(self) -> None:
+        self.machine.lose_routes()
+        self.machine.table.insert(0, FOREIGN_ROUTE)
+        self.serving.clear()
+
+    def caddy(self, *, up: bool) -> None:
+        self.machine.has_caddy = up
+
+    def systemd(self, *, up: bool) -> None:
+        self.machine.has_systemd = up
+
+    def takes_port(self, port: int) -> None:
+        """Another program listens where nobody does."""
+        self.machine.listeners.setdefault(port, FOREIGN)
+
+    def wait(self, seconds: float) -> None:
+        self.clock.sleep(seconds)
+
+    def jump(self, seconds: float) -> None:
+        self.clock.jump(seconds)
+
+    # --- what must hold
+
+    def check(self) -> None:
+        """What holds at every moment."""
+        held: dict[int, int] = {}
+        for row in Deployment.select():
+            for port in {row.port, (row.live or {}).get("port")} - {None}:
+                assert held.setdefault(port, row.id) == row.id, f"port {port} was given twice"
+        assert self.machine.units.get(FOREIGN_UNIT) == "active", "a foreign unit was touched"
+        assert FOREIGN_ROUTE in self.machine.table, "a foreign route was touched"
+        for host in sorted(self.serving):
+            assert self.machine.answer(host), f"{host} was served, and is not any more"
+        hosts = {host for row in Deployment.select() if row.live for host in (row.live["host"],)}
+        self.serving |= {host for host in hosts if self.machine.answer(host)}
+
+    def end(self) -> None:
+        """Faults stop: at most two passes put everything right, and a third does nothing."""
+        self.kill_in, self.running = None, []
+        self.caddy(up=True)
+        self.systemd(up=True)
+        self._start_kennel()
+        while self.held:
+            self._deliver(self.held.pop(0))
+        self.plans = {commit: "ok" if plan == "hangs" else plan for commit, plan in self.plans.items()}
+        for _ in range(100):
+            self.wait(31)  # leases run out, messages count as lost
+            self.pass_()
+            self.check()
+            while self.rung:
+                self.rung.pop()
+                self.work()
+            if not Build.select().where(Build.status << [BuildStatus.QUEUED, BuildStatus.BUILDING]).exists():
+                break
+        self.wait(700)  # who crashed is forgiven
+        for _ in range(2):
+            self.pass_()
+        before, machine = self._rows(), repr(self.machine)
+        self.wrote = []
+        self.pass_()
+        assert set(self.wrote) <= {"commit"}, f"a third pass had effects: {self.wrote}"
+        assert look.differences(before, self._rows()) == [], "a third pass wrote"
+        assert repr(self.machine) == machine, "a third pass changed something"
+        self.check()
+        self._check_end()
+
+    def _check_end(self) -> None:
+        for ref, commit in self.wants.items():
+            own = list(Build.select().where(Build.ref == ref).order_by(Build.id))
+            assert all(build.status in FINAL for build in own), f"a build of {ref} has not ended"
+            rows = list(Deployment.select().where(Deployment.ref == ref))
+            if commit is None:
+                assert rows == [], f"{ref} is gone, and rows of it are not"
+                continue
+            newest = own[-1]
+            assert newest.commit == commit, f"{ref} was pushed, and is lost"
+            self._check_status(newest)
+            live = [
+                build
+                for build in own
+                if build.status == BuildStatus.DONE and build.id > self.removed_after[ref]
+            ]
+            expected = {live[-1].id} if live else set()
+            assert {row.live["build"] for row in rows} == expected, f"{ref} runs another build"
+            for row in rows:
+                assert row.live == deployments.snapshot(row), f"{row.host} is still being rolled out"
+                assert self.machine.answer(row.host) == (row.command or [row.store_path])[0], row.host
+        named = deployments.units()
+        assert self.machine.units.keys() - {FOREIGN_UNIT} == named == resources.units().keys()
+        led = {
+            host
+            for found in routes.entries(self.machine.table, self.machine.files).values()
+            for host in found.hosts
+        }
+        hosts = {name for row in Deployment.select() for name in (row.host, row.alias_host) if name}
+        assert led == hosts, "routes are not those of the rows"
+        assert db.database.execute_sql("SELECT count(*) FROM log_chunks").fetchone() == (0,)
+
+    def _check_status(self, build: Build) -> None:
+        error, plan = build.error or "", self.plans[build.commit]
+        if build.status == BuildStatus.CANCELLED:
+            assert "operator" in error, f"build {build.id} was withdrawn: {error}"
+        elif build.status == BuildStatus.FAILED and plan in ENDS_WELL:
+            excused = error.startswith(LOST) or "did not come up within" in error or "no port" in error
+            assert excused or "gave up" in error or "was not healthy" in error, (
+                f"build {build.id} failed: {error}"
+            )
+        else:
+            assert (build.status == BuildStatus.DONE) == (plan in ENDS_WELL), (
+                f"{build.status}, {plan}: {error}"
+            )
+
+    # --- the doorbell
+
+    def build(self, build_id: int) -> None:
+        with Effect("publish"):
+            self.rung.append(build_id)
+
+    def reconcile(self) -> None:
+        with Effect("publish"):
+            pass
+
+    report = reconcile
+
+    # ---
+
+    def alive(self, action: Callable[[], Any]) -> bool:
+        """Run something of Kennel's; False when it was killed, and started again."""
+        try:
+            action()
+        except Killed:
+            db.database.close()
+            db.database.connect()
+            self._start_kennel()
+            return False
+        except (AdapterError, Conflict):
+            pass  # the task ends, and is logged
+        return True
+
+    def _start_kennel(self) -> None:
+        self.host = ModelHost(self.settings, self.machine, self.clock.sleep)
+        self.backoff = Backoff()
+        self.rung = []  # messages may be lost with it
+        effects.watch(self._watch)
+
+    def _watch(self, name: str, when: str) -> None:
+        self.wrote.append(name)
+        if self.kill_in is not None:
+            self.kill_in -= 1
+            if self.kill_in < 0:
+                self.kill_in = None
+                raise Killed(f"{when} {name}")
+
+    def _commit(self, plan: str) -> str:
+        commit = f"{len(self.plans) + 1:040x}"
+        self.plans[commit] = plan
+        self.machine.programs[f"/store/{commit}/bin/api"] = plan if plan in ("sick", "broken") else "ok"
+        return commit
+
+    def _send(self, ref: str, commit: str | None, document: dict, event: str, *, late: bool) -> None:
+        sent = Sent(
+            len(self.answered) + len(self.held) + len(self.plans) * 1000, ref, commit, document, event
+        )
+        if late:
+            self.held.append(sent)
+        else:
+            self._deliver(sent)
+
+    def _deliver(self, sent: Sent) -> None:
+        newest = Build.select(Build.id).order_by(Build.id.desc()).first()
+        answered = self.alive(lambda: self._receive(sent))
+        if Delivery.select().where(Delivery.delivery_id == _id(sent)).exists():
+            self.answered.append(sent)
+            self.wants[sent.ref] = sent.commit
+            if sent.commit is None:
+                self.removed_after[sent.ref] = newest.id if newest else 0
+                self.serving = {host for host in self.serving if f"-{sent.ref}." not in host}
+        else:
+            assert not answered, "a delivery was answered, and is not noted"
+            self.held.append(sent)
+
+    def _receive(self, sent: Sent) -> None:
+        body = deliveries.encoded(sent.document)
+        headers = deliveries.headers(self.secret, body, sent.event, _id(sent))
+        found = {name: value for name, value in headers.items() if name in webhook.HEADERS}
+        receive(found, body, self.settings, self, self.clock.time())
+
+    def _finish(self, build: Build) -> None:
+        now, plan = self.clock.time(), self.plans[build.commit]
+        if plan == "hangs":
+            return
+        before = self._rows()
+        try:
+            try:
+                lease.append_log(build, [("build", "building\n")])
+                lease.check(build)
+                if plan == "does not build":
+                    raise BuildFailed("build", "it does not compile")
+                lease.succeed(build, _outputs(build.commit, plan), self.settings, now)
+            except Cancelled as exc:
+                lease.cancelled(build, str(exc), now)
+            except BuildFailed as exc:
+                lease.fail(build, str(exc), now)
+        except Fenced:
+            assert look.differences(before, self._rows()) == [], "who lost the lease wrote"
+        else:
+            self.reconcile()
+
+    def _is_free(self, port: int) -> bool:
+        return port not in self.machine.listeners
+
+    def _rows(self) -> look.Seen:
+        return look.rows(exact=True)
+
+
+PATCHED = ((time, "time"), (time, "monotonic"), (time, "sleep"), (ports, "can_bind"))
+_template: list[tuple[bytes, bytes]] = []
+
+
+def _prepare(settings: Settings) -> None:
+    """Make database and key; the first time as set-up does, then from a copy."""
+    if _template:
+        settings.state_dir.mkdir()
+        settings.secret_key_file.write_bytes(_template[0][0])
+        settings.secret_key_file.chmod(0o600)
+        settings.database.write_bytes(_template[0][1])
+        return
+    db.configure(settings.database)
+    projects.create_secret_key(settings.secret_key_file)
+    migrations.migrate(settings.database)
+    with db.connection():
+        projects.add("acme/shop", "https://forge.example.org/acme/shop.git", "main")
+    _template.append((settings.secret_key_file.read_bytes(), settings.database.read_bytes()))
+
+
+def _id(sent: Sent) -> str:
+    return f"00000000-0000-4000-8000-{sent.number:012}"
+
+
+def _outputs(commit: str, plan: str) -> Outputs:
+    program = f"/store/{commit}/bin/api"
+    api = ServiceOutput(
+        name="api", store_path=f"/store/{commit}", command=[program], health_path="/", health_timeout=5
+    )
+    sites = [SiteOutput(name="docs", store_path=f"/store/{commit}-docs")] if plan == "site too" else []
+    return Outputs(config_path="/nowhere", services=[api], sites=sites)
