@@ -101,6 +101,11 @@ def login(project_id: int, ref: str, service: str) -> str:
     return f"kennel_{hashlib.sha256(parts.encode()).hexdigest()[:16]}"
 
 
+def build_directory(build_id: int, attempt: int) -> str:
+    """Name the directory of one attempt at a build, so that what a lost one left is never a later one's."""
+    return f"{build_id}-{attempt}"
+
+
 def gc_root(build_id: int, package: str) -> str:
     """Name the GC root of one output of a build."""
     return f"{build_id}-{package}"

@@ -44,7 +44,7 @@ def alive(word: str) -> set[int]:
 
 def works_on(stack: Stack, number: int) -> set[int]:
     """The processes of a build."""
-    return alive(f"{stack.settings.work_dir}/{number}/")
+    return alive(f"{stack.settings.work_dir}/{number}-")
 
 
 def lose_lease(number: int) -> None:
@@ -101,7 +101,25 @@ def test_nothing_runs_on_of_a_dead_builder_whose_build_is_not_wanted_any_more(
 
     assert stack.build(number).status == BuildStatus.CANCELLED
     assert works_on(stack, number) | alive(str(gate)) == set()
-    assert not (stack.settings.work_dir / str(number)).exists()
+    assert list(stack.settings.work_dir.glob(f"{number}-*")) == []
+
+
+def test_nothing_runs_on_of_a_dead_builder_though_no_other_takes_its_build(
+    remote: Remote, tmp_path: Path
+) -> None:
+    stack, gate = remote.stack, tmp_path / "gate"
+    number = remote.pushed(remote.push(files("one", before=waits(gate))))
+    until(lambda: alive(str(gate)), what="the build waits")
+    stack.kill("builder")
+    lose_lease(number)
+
+    stack.kennel("reconcile")
+
+    assert stack.build(number).status == BuildStatus.QUEUED
+    assert works_on(stack, number) | alive(str(gate)) == set()
+    gate.touch()
+    stack.start("builder")
+    stack.wait_for(number)
 
 
 def test_a_reconciler_that_is_killed_while_it_deploys_is_followed_by_one_that_ends_it(remote: Remote) -> None:

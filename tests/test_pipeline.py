@@ -881,11 +881,12 @@ def in_between(build: Build, when: Callable[[], object], act: Callable[[], None]
 
 def test_a_build_that_is_cancelled_ends_with_all_its_processes(git_repo, settings, database, each_nix):
     forge = Forge(git_repo, settings)
-    script = "(setsid sleep 4272 &); setsid sleep 4272 & sleep 4272"
+    deaf = "trap : TERM; while :; do setsid sleep 4272; done"  # goes on after SIGTERM, and starts another
+    script = f"(setsid sleep 4272 &); setsid env -i sleep 4272 & setsid sh -c '{deaf}' & sleep 4272"
     commit = forge.push(project_files(f'api = build "api" "{script}";'))
     build = forge.claim(commit)
     thread = in_between(
-        build, lambda: len(running("4272")) == 3, lambda: builds.cancel(build.id, time.time())
+        build, lambda: len(running("4272")) == 4, lambda: builds.cancel(build.id, time.time())
     )
 
     pipeline.run(build, settings)
@@ -941,7 +942,7 @@ def test_a_worker_that_lost_its_lease_writes_nothing_more(forge):
 
 def test_what_an_earlier_attempt_left_is_removed(forge):
     build = forge.claim(forge.push(hello()))
-    home = forge.settings.work_dir / str(build.id) / "home"
+    home = forge.settings.work_dir / f"{build.id}-{build.attempt - 1}" / "home"
     (home / "locked").mkdir(parents=True)
     (home / "locked/file").touch()
     (home / "locked").chmod(0o500)

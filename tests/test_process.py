@@ -312,11 +312,12 @@ def test_a_command_ends_when_its_supervisor_is_killed(word):
 
 
 def test_leftovers_of_an_earlier_run_are_found_by_their_environment(word, tmp_path):
-    argv = ["/usr/bin/setsid", "/bin/sh", "-c", f"sleep {word}"]
+    bare = f"cd {tmp_path}; setsid env -i /bin/sleep {word} & cd /; setsid sleep {word}"  # by where it works
+    argv = ["/usr/bin/setsid", "/bin/sh", "-c", bare]
     pid = os.posix_spawn(argv[0], argv, {**ENV, "HOME": str(tmp_path / "home")})
     reaper = threading.Thread(target=os.waitpid, args=(pid, 0))
     reaper.start()
-    until(lambda: sleepers(word))
+    until(lambda: len(sleepers(word)) == 2)
 
     process_tree.end_left_by(tmp_path)
 

@@ -196,10 +196,18 @@ def test_old_logs_go_and_the_builds_stay(project: Project, settings: Settings) -
     leftovers.sweep(settings, time.time())
 
 
-def test_the_directory_of_a_build_that_is_on_its_way_stays(project: Project, settings: Settings) -> None:
+def test_the_directory_of_the_attempt_that_runs_stays_and_those_of_lost_ones_go(
+    project: Project, settings: Settings
+) -> None:
     with db.write():
-        build = builds.enqueue(project, "main", "a" * 40, time.time())
-    for number in (build.id, build.id + 1):
-        (settings.work_dir / str(number)).mkdir(parents=True)
+        builds.enqueue(project, "main", "a" * 40, time.time())
+    build = lease.claim(time.time())
+    assert build is not None
+    for name in (f"{build.id}-0", f"{build.id}-1", f"{build.id + 1}-1", "somebody-elses"):
+        (settings.work_dir / name).mkdir(parents=True)
     leftovers.end_lost_work(settings)
-    assert [path.name for path in settings.work_dir.iterdir()] == [str(build.id)]
+    assert sorted(path.name for path in settings.work_dir.iterdir()) == [f"{build.id}-1", "somebody-elses"]
+
+    builds.forgotten(time.time() + lease.LEASE_S + 1, 1)
+    leftovers.end_lost_work(settings)
+    assert [path.name for path in settings.work_dir.iterdir()] == ["somebody-elses"]

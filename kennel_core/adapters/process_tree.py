@@ -66,6 +66,13 @@ def _environment(pid: int) -> bytes:
         return b""
 
 
+def _works_in(directory: Path, pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/cwd").readlink().is_relative_to(directory)
+    except OSError:  # it ended, or is another user's
+        return False
+
+
 def descendants(roots: Collection[int], processes: dict[int, Process]) -> set[int]:
     """Return `roots` and everything below them."""
     children: dict[int, list[int]] = {}
@@ -136,13 +143,15 @@ def _until_gone(members: Callable[[], set[int]], seconds: float, on_wait: Callab
 def end_left_by(directory: Path) -> None:
     """End what an earlier run left: every process whose environment names something in its directory.
 
-    A variable of any name does: nix gives its builders no other variables than its own.
+    A variable of any name does: nix gives its builders no other variables than its own. So does the working
+    directory: a process may have been started with an empty environment.
     """
     named = f"={directory}/".encode()
 
     def members() -> set[int]:
         processes = table()
-        roots = {pid for pid in processes if pid != os.getpid() and named in _environment(pid)}
+        roots = {pid for pid in processes if named in _environment(pid) or _works_in(directory, pid)}
+        roots.discard(os.getpid())
         return {pid for pid in descendants(roots, processes) if processes[pid].state != "Z"}
 
     if members():

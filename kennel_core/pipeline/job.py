@@ -28,7 +28,7 @@ class Job:
         self.build = build
         self.settings = settings
         self.log = BuildLog(build)
-        self.directory = settings.work_dir / str(build.id)
+        self.directory = settings.work_dir / naming.build_directory(build.id, build.attempt)
         self.source = self.directory / "src"
         self._home = self.directory / "home"
         self._temporary = self.directory / "tmp"
@@ -41,9 +41,9 @@ class Job:
         Raises:
             Unavailable: the directory cannot be made.
         """
-        if self.directory.exists():
-            process_tree.end_left_by(self.directory)
-            remove(self.directory)
+        for left in self.settings.work_dir.glob(f"{self.build.id}-*"):
+            process_tree.end_left_by(left)
+            remove(left)
         try:
             self._make_directories()
             yield

@@ -7,7 +7,7 @@ from typing import Any
 
 from peewee import fn
 
-from kennel_core import db, deployments, resources
+from kennel_core import db, deployments, naming, resources
 from kennel_core.adapters import process_tree
 from kennel_core.adapters.unit_files import UnitFiles
 from kennel_core.effects import Effect
@@ -73,9 +73,9 @@ def unneeded_roots(settings: Settings) -> list[Path]:
 
 
 def end_lost_work(settings: Settings) -> None:
-    """End the processes of builds that have ended, and remove their directories: their workers were killed.
+    """End the processes of attempts that no worker is at any more, and remove their directories.
 
-    A build that is taken again does so for itself. Cheap when there is no build directory.
+    The workers were killed. Cheap when there is no directory.
     """
     for directory in lost_work(settings):
         process_tree.end_left_by(directory)
@@ -84,12 +84,14 @@ def end_lost_work(settings: Settings) -> None:
 
 
 def lost_work(settings: Settings) -> list[Path]:
-    """Name the directories of builds that have ended."""
+    """Name the directories of attempts that have ended or whose lease is lost."""
     directories = _by_build(settings.work_dir)  # first, as above
     if not directories:
         return []
-    kept = {row.id for row in Build.select(Build.id).where(Build.status.not_in(list(FINAL)))}
-    return [path for build_id in sorted(directories.keys() - kept) for path in directories[build_id]]
+    running = Build.select(Build.id, Build.attempt).where(Build.status == BuildStatus.BUILDING)
+    kept = {naming.build_directory(row.id, row.attempt) for row in running}
+    found = [path for build_id in sorted(directories) for path in directories[build_id]]
+    return [path for path in found if path.name not in kept]
 
 
 def _by_build(directory: Path) -> dict[int, list[Path]]:
