@@ -271,8 +271,12 @@ def went_live(build: Build) -> None:
 
 
 def roll_back(build: Build) -> None:
-    """End a rollout that failed: rows become what last ran; those that never ran go. Inside `db.write()`."""
-    rows = list(Deployment.select().where(Deployment.build == build))
+    """End a rollout that failed: rows become what last ran; those that never ran go. Inside `db.write()`.
+
+    So do rows that a build before it left half rolled out, which it did not name.
+    """
+    of_ref_ = (Deployment.project == build.project_id) & (Deployment.ref == build.ref)
+    rows = list(Deployment.select().where(of_ref_, Deployment.build <= build.id))
     for row in rows:
         if row.live is None:
             row.delete_instance()

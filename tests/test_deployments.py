@@ -181,6 +181,19 @@ def test_a_first_build_that_fails_leaves_no_row(project: Project, settings: Sett
     assert rows() == {}
 
 
+def test_a_failed_build_takes_along_what_an_overtaken_one_left_half_rolled_out(
+    project: Project, settings: Settings
+) -> None:
+    live(project, settings, outputs(service(), site()))
+    before = {name: deployments.snapshot(row) for name, row in rows().items()}
+    built(project, settings, outputs(service(version="2"), site(version="2"), site("blog")))
+    bad = built(project, settings, outputs(service(version="3")))
+    with db.write():
+        deployments.roll_back(bad)
+
+    assert {name: deployments.snapshot(row) for name, row in rows().items()} == before
+
+
 def test_what_a_build_no_longer_declares_goes_when_it_is_live(project: Project, settings: Settings) -> None:
     live(project, settings, outputs(service(), site()))
     build = built(project, settings, outputs(service()))
