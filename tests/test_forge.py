@@ -1,8 +1,10 @@
 """The API of a real Gitea, and what the adapter makes of everything that a forge should not answer."""
 
 import json
+import os
 import re
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,9 +14,11 @@ from threading import Thread
 
 import pytest
 
+from kennel_core import db, delivery, doctor, projects
 from kennel_core.adapters.forge import Forge, doorway
 from kennel_core.errors import ConfigError, NotFound, Rejected, Unavailable
 from kennel_core.hook_drift import EVENTS, SHOWN
+from kennel_core.pipeline import commands
 from kennel_core.settings import Settings
 from tests.servers.gitea import ADMIN, BOT, OWNER, STRANGER, GiteaServer
 from tests.servers.ports import free_port
@@ -469,3 +473,80 @@ def test_a_list_that_never_ends_is_not_read_for_ever(
         "page=2",
         "page=3",
     ]
+
+
+# --- what the doctor says ---
+
+
+def lines(settings: Settings) -> list[tuple[str, str]]:
+    return [(str(check.verdict), check.what) for check in doctor.examine(settings, ["forge"])]
+
+
+def test_the_doctor_finds_a_forge_that_is_well(forge_settings: Settings, database_file: Path) -> None:
+    public = forge_settings.model_copy(update={"forge_hook_url": "https://kennel.example.org/webhook"})
+
+    assert [verdict for verdict, _what in lines(public)] == ["ok", "ok", "ok"]
+
+
+def test_the_doctor_names_what_a_token_lacks(
+    gitea: GiteaServer, forge_settings: Settings, database_file: Path
+) -> None:
+    with_token(forge_settings, gitea.make_token(BOT, "write:repository"))
+    assert lines(forge_settings)[-1] == ("failed", "the token lacks write:issue")
+    with_token(forge_settings, "0" * 40)
+    assert lines(forge_settings) == [("failed", "ask for the version")]
+    nobody = forge_settings.model_copy(update={"forge_token_file": None})
+    assert lines(nobody)[-1] == ("failed", "there is no token")
+
+
+def test_the_doctor_names_repositories_that_the_token_may_not_administer(
+    gitea: GiteaServer, forge_settings: Settings, database_file: Path
+) -> None:
+    weak, gone = gitea.repository(bot="write"), gitea.repository()
+    with db.connection():
+        for name in (weak, gone):
+            number = gitea.call("GET", f"/repos/{name}")["id"]
+            projects.add(name, gitea.clone_url(name), "main", number)
+    gitea.call("DELETE", f"/repos/{gone}")
+
+    found = lines(forge_settings)
+
+    assert ("failed", f"{weak}: the token's user has the right 'write', and no more") in found
+    assert ("failed", f"{gone}: there is no such repository") in found
+    assert found[2][0] == "warning"  # deliveries to this host
+
+
+# --- git ---
+
+
+def test_a_private_repository_is_asked_for_a_commit_with_the_token(
+    gitea: GiteaServer, forge_settings: Settings
+) -> None:
+    private = gitea.repository(private=True, empty=False)
+    url = gitea.clone_url(private)
+
+    assert delivery.commit_of(url, "main", forge_settings) == gitea.head(private)
+    with pytest.raises(Rejected, match="could not read Username"):
+        delivery.commit_of(url, "main", forge_settings.model_copy(update={"forge_token_file": None}))
+
+
+def test_git_is_given_the_token_for_the_forge_alone(tmp_path: Path) -> None:
+    """Git itself decides by the URL; here another port of the same host gets nothing."""
+    with (
+        answering(lambda one: one.say(404)) as (forge, asked),
+        answering(lambda one: one.say(404)) as (
+            other,
+            asked_there,
+        ),
+    ):
+        variables = commands.git_config(commands.git_access(forge, "the-token"))
+        for url in (f"{forge}/acme/shop.git", f"{other}/acme/shop.git"):
+            subprocess.run(
+                ["git", "ls-remote", url],
+                env={**os.environ, "HOME": str(tmp_path), "GIT_TERMINAL_PROMPT": "0", **variables},
+                check=False,
+                capture_output=True,
+                timeout=60,
+            )
+    assert {token for _method, _path, token in asked} == {"token the-token"}
+    assert {token for _method, _path, token in asked_there} == {""}

@@ -621,6 +621,31 @@ def test_the_shared_secret_signs_no_more_where_kennel_made_a_hook(sharing: Setti
     assert deliver(sharing, deliveries.push(), own)["status"] == "queued"
 
 
+def test_a_token_turns_a_shared_secret_into_one_of_its_own(
+    operator: Operator, shop: str, gitea: GiteaServer, receiver: Receiver, tmp_path: Path
+) -> None:
+    config = {"url": receiver.url, "content_type": "json", "secret": SHARED}
+    made = gitea.call(
+        "POST", f"/repos/{shop}/hooks", type="gitea", active=True, events=["push"], config=config
+    )
+    gitea.call("POST", f"/repos/{shop}/hooks/{made['id']}/tests")
+    until(lambda: receiver.came, what="a delivery")
+    (tmp_path / "shared").write_text(SHARED)
+    settings = operator.settings.model_copy(update={"auto_register_secret_file": tmp_path / "shared"})
+    with db.connection():
+        receive.receive(*receiver.came[0], settings, RecordingDoorbell(), time.time())
+
+    assert operator.project().clone_url == gitea.clone_url(shop)
+    assert operator.sync().state == State.MENDED
+    assert operator.is_right(shop)
+    gitea.call("POST", f"/repos/{shop}/hooks/{operator.project().hook_id}/tests")
+    until(lambda: receiver.events(operator.secret(operator.project())), what="a delivery with its own")
+    with db.connection():
+        receive.receive(*receiver.came[-1], settings, RecordingDoorbell(), time.time())
+        with pytest.raises(BadSignature):
+            receive.receive(*receiver.came[0], settings, RecordingDoorbell(), time.time())
+
+
 # --- private repositories ---
 
 
