@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 
 from kennel_core import builds, db, deployments, lease, metrics, room
+from kennel_core.adapters.systemd import Systemd
 from kennel_core.models import Build, BuildStatus, Deployment, Project
 from kennel_core.outputs import Outputs, SiteOutput
 from kennel_core.reconcile import leftovers, roots
 from kennel_core.settings import Settings
 from tests.recording_doorbell import RecordingDoorbell
+from tests.servers.world import World
 
 HASH = "0123456789abcdfghijklmnpqrsvwxyz"
 Deploy = Callable[[], Build]
@@ -211,3 +213,51 @@ def test_the_directory_of_the_attempt_that_runs_stays_and_those_of_lost_ones_go(
     builds.forgotten(time.time() + lease.LEASE_S + 1, 1)
     leftovers.end_lost_work(settings)
     assert [path.name for path in settings.work_dir.iterdir()] == ["somebody-elses"]
+
+
+def test_a_service_that_is_gone_from_the_store_comes_back_with_its_build(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NIX_STORE_DIR", str(world.store))
+    made = world.service(HASH)
+    world.build(made)
+    world.converge()
+    assert world.get("api")[0] == 200
+    (unit,) = world.units()
+    aside = world.store.with_name("aside")
+    Path(made.store_path).rename(aside)
+    with Systemd(world.settings.bus) as systemd:
+        systemd.stop(unit, 30)
+
+    world.converge()
+    world.converge()
+
+    assert unit not in world.units()
+    build = lease.claim(time.time())
+    assert build is not None
+    assert builds.get(build.id).error == builds.GONE_FROM_STORE
+    aside.rename(made.store_path)
+    outputs = Outputs(config_path=str(world.store), resources=[], services=[made])
+    lease.succeed(build, outputs, world.settings, time.time())
+    world.converge()
+    assert world.status(build) == BuildStatus.DONE
+    assert world.get("api")[0] == 200
+    assert world.is_settled()
+
+
+def test_a_push_gives_a_service_that_does_not_stay_up_another_try(world: World) -> None:
+    made = world.service("one")
+    world.build(made)
+    world.converge()
+    (unit,) = world.units()
+    for _ in range(2):
+        with Systemd(world.settings.bus) as systemd:
+            systemd.stop(unit, 30)
+        world.one_pass()
+    assert unit not in world.units()  # its time to be tried again has not come
+
+    build = world.build(made)
+    world.converge()
+
+    assert world.status(build) == BuildStatus.DONE
+    assert world.units() == {unit: "active"}

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import structlog
 
@@ -29,12 +30,14 @@ def start(state: State, backoff: Backoff, unready: Mapping[str, str | None]) -> 
     ended = {
         row.unit: "the process ended, and systemd gave up restarting it"
         for row in state.rows.rollouts
-        if row.unit and row.unit in state.made and state.units.get(row.unit) == "failed"
+        if row.unit and _was_started(state, row) and state.units.get(row.unit) == "failed"
     }
     ended |= {unit: reason for unit, reason in unready.items() if reason is not None}
-    waiting = {*ended, *unready, *backoff.waiting(running, time.time())}
+    fresh = {row.unit for row in state.rows.rollouts if not _was_started(state, row)}
+    waiting = {*ended, *unready, *(backoff.waiting(running, time.time()) - fresh)}
     plan = diff(rows, Actual(state.units, frozenset(state.made)), waiting)
-    missing = configuration.told(state, [row for row in plan.start if _has_its_port(state, row)], backoff)
+    able = [row for row in plan.start if _is_there(row) and _has_its_port(state, row)]
+    missing = configuration.told(state, able, backoff)
     # A unit that runs and is not noted was made before the database was put back from a backup.
     adopted = [row for row in rows if row.unit in running and row.unit not in state.made]
     deaf = _stop_deaf(state, adopted)
@@ -52,6 +55,21 @@ def start(state: State, backoff: Backoff, unready: Mapping[str, str | None]) -> 
         else:
             state.report.error("start", error)
     return ended
+
+
+def _was_started(state: State, row: Desired) -> bool:
+    """Tell whether a rollout has started its unit; what became of the same revision before is past."""
+    unit = state.made.get(str(row.unit))
+    built_at = next((build.built_at for build in state.rows.builds if build.id == row.build_id), None)
+    return unit is not None and unit.created_at >= (built_at or 0.0)
+
+
+def _is_there(row: Desired) -> bool:
+    """Tell whether there is something to start: what is gone from the store is being built again."""
+    if row.rollout or Path(row.store_path).exists():
+        return True
+    log.warning("not started, for it is gone from the store", unit=row.unit, path=row.store_path)
+    return False
 
 
 def _stop_deaf(state: State, adopted: Sequence[Desired]) -> set[str]:
