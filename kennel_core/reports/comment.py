@@ -125,7 +125,7 @@ def _waiting(view: View) -> str:
     commit = inert.code(view.commit[:10], 10)
     text = f"**Commit {commit} is not built yet:** {inert.code(view.waits or '', SENTENCE_MAX)}"
     if view.approvable:
-        command = f"<code>/kennel approve {inert.entities(inert.shown(view.commit, 10))}</code>"
+        command = f"<code>/kennel approve {inert.entities(inert.shown(view.commit[:10], 10))}</code>"
         text += f"\n\nWhoever may write to the repository approves it with {command} in a comment."
     return text
 
