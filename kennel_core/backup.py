@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kennel_core import db, migrations
+from kennel_core.effects import Effect
 from kennel_core.errors import ConfigError, Conflict, NotFound, Unavailable
 from kennel_core.settings import Settings
 
@@ -64,7 +65,8 @@ def backup(settings: Settings, file: Path) -> Copy:
                 with path.open("rb") as content:
                     tar.addfile(info, content)
         _to_disk(packed)
-        os.link(packed, file)  # whole or not at all, and never over another file
+        with Effect("write backup"):
+            os.link(packed, file)  # whole or not at all, and never over another file
         _to_disk(file.parent)
     return found
 
@@ -96,8 +98,10 @@ def restore(settings: Settings, file: Path, *, replace: bool = False) -> Copy:
             for path in (copy, key):
                 _as_owner_of(state, path)
                 _to_disk(path)
-            key.replace(settings.secret_key_file)
-            copy.replace(settings.database)
+            with Effect("restore key"):
+                key.replace(settings.secret_key_file)
+            with Effect("restore database"):
+                copy.replace(settings.database)
             _to_disk(state)
         db.configure(settings.database)
         migrations.migrate(settings.database)
@@ -124,7 +128,8 @@ def _make_room(settings: Settings, found: Copy, *, replace: bool) -> None:
     kept = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
     for path in (settings.database, settings.secret_key_file):
         if path.exists():
-            path.replace(path.with_name(f"{path.name}.{kept}"))
+            with Effect("put state aside"):
+                path.replace(path.with_name(f"{path.name}.{kept}"))
 
 
 def _unpacked(file: Path, directory: Path) -> tuple[Path, Path]:

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from kennel_core.adapters import process_tree
 from kennel_core.adapters.lines import LINE_MAX, Splitter, clean
-from kennel_core.adapters.process import MARKER, Command, Finished, run
+from kennel_core.adapters.process import MARKER, TICK_S, Command, Finished, run
 from kennel_core.errors import Cancelled, Unavailable
+from kennel_core.pipeline.job import CANCEL_POLL_S
 from tests.waiting import until
 
 ENV = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
@@ -286,6 +287,11 @@ def test_a_command_that_forks_while_it_is_ended_is_ended(word):
 
     assert done.timed_out
     assert sleepers(word) == set()
+
+
+def test_what_a_cancel_waits_for_adds_up_to_less_than_two_seconds():
+    # until it is seen, until that is looked at, and what a process gets to end by itself
+    assert CANCEL_POLL_S + TICK_S + process_tree.GRACE_S < 2
 
 
 def test_no_zombie_stays():
