@@ -100,6 +100,8 @@ class History:
             preview_stop_days=0,
             preview_remove_days=0,
         )
+        self.store = self.home / "store"
+        self.store.mkdir()
         self.clock = Clock()
         self.machine = Machine()
         self.machine.table.insert(0, FOREIGN_ROUTE)
@@ -171,7 +173,10 @@ class History:
             self.alive(lambda: builds.cancel(found[which % len(found)], self.clock.time()))
 
     def retry(self, which: int) -> None:
-        if found := [row.id for row in builds.recent(None, 10) if row.status in FINAL]:
+        """An operator tries a build again, of a ref that is there."""
+        if found := [
+            row.id for row in builds.recent(None, 10) if row.status in FINAL and self.wants.get(row.ref)
+        ]:
             self.alive(lambda: builds.retry(found[which % len(found)], self.clock.time()))
 
     # --- Kennel's processes
@@ -369,7 +374,8 @@ class History:
     def _commit(self, plan: str) -> str:
         commit = f"{len(self.plans) + 1:040x}"
         self.plans[commit] = plan
-        self.machine.programs[f"/store/{commit}/bin/api"] = plan if plan in ("sick", "broken") else "ok"
+        (self.store / commit).mkdir()
+        self.machine.programs[f"{self.store}/{commit}/bin/api"] = plan if plan in ("sick", "broken") else "ok"
         return commit
 
     def _send(self, ref: str, commit: str | None, document: dict, event: str, *, late: bool) -> None:
@@ -411,7 +417,7 @@ class History:
                 lease.check(build)
                 if plan == "does not build":
                     raise BuildFailed("build", "it does not compile")
-                lease.succeed(build, _outputs(build.commit, plan), self.settings, now)
+                lease.succeed(build, _outputs(self.store, build.commit, plan), self.settings, now)
             except Cancelled as exc:
                 lease.cancelled(build, str(exc), now)
             except BuildFailed as exc:
@@ -452,10 +458,13 @@ def _id(sent: Sent) -> str:
     return f"00000000-0000-4000-8000-{sent.number:012}"
 
 
-def _outputs(commit: str, plan: str) -> Outputs:
-    program = f"/store/{commit}/bin/api"
+def _outputs(store: Path, commit: str, plan: str) -> Outputs:
     api = ServiceOutput(
-        name="api", store_path=f"/store/{commit}", command=[program], health_path="/", health_timeout=5
+        name="api",
+        store_path=f"{store}/{commit}",
+        command=[f"{store}/{commit}/bin/api"],
+        health_path="/",
+        health_timeout=5,
     )
-    sites = [SiteOutput(name="docs", store_path=f"/store/{commit}-docs")] if plan == "site too" else []
-    return Outputs(config_path="/nowhere", services=[api], sites=sites)
+    sites = [SiteOutput(name="docs", store_path=f"{store}/{commit}")] if plan == "site too" else []
+    return Outputs(config_path=str(store), services=[api], sites=sites)
