@@ -704,9 +704,12 @@ def test_a_private_repository_without_a_token_says_so(
     private = gitea.repository(private=True, empty=False)
     commit = gitea.head(private)
     row = operator.register(private)
+    wrong = tmp_path / "wrong"
+    wrong.write_text("0" * 40)
     cases: list[tuple[dict[str, object], str]] = [
-        ({"forge_token_file": None}, "could not read Username"),
-        ({"forge_url": "https://other.example.org"}, "could not read Username"),
+        ({"forge_token_file": None}, "it is private, or gone: KENNEL_FORGE_TOKEN_FILE"),
+        ({"forge_url": "https://other.example.org"}, "it is private, or gone"),
+        ({"forge_token_file": wrong}, "it is private, or gone"),
         ({"forge_token_file": tmp_path / "none"}, "KENNEL_FORGE_TOKEN_FILE"),
     ]
     for changes, says in cases:

@@ -55,9 +55,7 @@ def clone(job: Job) -> None:
     if done.exit_code != 0 or done.timed_out:
         if "couldn't find remote ref" in "\n".join(done.tail):
             raise BuildFailed(PHASE, f"{ref} is gone from the repository; push it again to build it")
-        raise failed(
-            done, f"fetching from {url}", "is the forge up and the clone URL right?", "KENNEL_CLONE_TIMEOUT"
-        )
+        raise failed(done, f"fetching from {url}", _advice(done), "KENNEL_CLONE_TIMEOUT")
     if git(commands.git_has(job.source, commit)).exit_code != 0:
         raise BuildFailed(
             PHASE,
@@ -84,6 +82,12 @@ def _has_successor(git: Callable[..., Finished], job: Job, head: str) -> bool:
         return False
     git(commands.git_fetch(job.source, head, depth=HISTORY))
     return git(commands.git_is_ancestor(job.source, job.build.commit, head)).exit_code == 0
+
+
+def _advice(done: Finished) -> str:
+    if any("could not read Username" in line or "Authentication failed" in line for line in done.tail):
+        return "it is private, or gone: KENNEL_FORGE_TOKEN_FILE must name a token that may read it"
+    return "is the forge up and the clone URL right?"
 
 
 def _access(url: str, settings: Settings) -> dict[str, str]:
