@@ -90,7 +90,8 @@ def _by_forge(forge: Forge, project: Project) -> Heads:
         pulls = forge.pulls(project.full_name)
         branches = forge.branches(project.full_name)
     except NotFound as exc:
-        raise Rejected("forge", f"list the branches of {project.full_name}", str(exc)) from exc
+        why = "it is empty, is not there, or the token's user may not see it"
+        raise Rejected("forge", f"ask for the heads of {project.full_name}", why) from exc
     opened = {pull.number: _proposal(pull) for pull in pulls if pull.open}
     return Heads(branches, {number: one.commit for number, one in opened.items()}, opened)
 

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +20,8 @@ from kennel_core.webhook import Proposal
 from tests import deliveries
 from tests.recording_doorbell import RecordingDoorbell
 from tests.servers.git import GitRepository
+from tests.servers.gitea import OWNER, GiteaServer
+from tests.waiting import until
 
 A, B, C = "a" * 40, "b" * 40, "c" * 40
 PULL = Proposal(7, A, "ada", fork=False, draft=False, labels=(), skip=False, fresh=False)
@@ -369,3 +372,45 @@ def test_what_git_says_last_is_the_reason(git_repo: GitRepository) -> None:
         git_remote.listed(
             ["git", "ls-remote", "--", f"file://{git_repo.origin}x"], {"PATH": "/usr/bin:/bin"}, "x"
         )
+
+
+# --- through the API of a real forge
+
+
+def test_the_forge_is_asked_for_branches_and_for_pull_requests_opened_and_closed_meanwhile(
+    gitea: GiteaServer, forge_settings: Settings, database: object, tmp_path: Path
+) -> None:
+    name = gitea.repository(private=True)
+    tree = gitea.tree(name, tmp_path / "tree")
+    tree.commit({"README": "one"})
+    main = tree.push("main")
+    bell = RecordingDoorbell()
+    projects.add(name, gitea.clone_url(name), "main")
+
+    def look() -> catch_up.CaughtUp:
+        bell.rung.clear()
+        return catch_up.catch_up(forge_settings, bell)
+
+    def waiting() -> list[tuple[str, str]]:
+        return [(row.ref, row.commit) for row in Build.select().where(Build.status == BuildStatus.QUEUED)]
+
+    until(lambda: look().errors == [], what="the forge shows what was pushed first")
+    assert waiting() == [("main", main)]
+    tree.git("switch", "--quiet", "--create", "topic")
+    tree.commit({"README": "two"})
+    topic = tree.push("topic")
+    number = gitea.pull_request(name, "topic", title="Draft: change")
+
+    look()
+    assert ("topic", topic) in waiting()
+    assert "report" in bell.rung  # which decides whether the pull request is built
+    row = PullRequest.get(PullRequest.number == number)
+    assert (row.commit, row.open, row.fork, row.author) == (topic, True, False, OWNER)
+    assert look() == catch_up.CaughtUp()
+
+    gitea.close(name, number)
+    tree.push(":topic")
+    assert look().removed == [f"{name} pr-{number}", f"{name} topic"]
+    assert not PullRequest.get(PullRequest.number == number).open
+    assert waiting() == [("main", main)]
+    assert look() == catch_up.CaughtUp()

@@ -125,6 +125,7 @@ class Stack:
             drain_timeout=2.0,
             log_format="json",
             min_free_bytes=0,
+            catch_up_interval=86_400.0,  # so at start only
         )
         program = nix.programs()[-1]
         self.nix = nix.Nix(program, home / "nix", home / "tools")
