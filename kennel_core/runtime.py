@@ -1,6 +1,7 @@
 """What a deployment does now, as systemd, its journal and the service itself tell."""
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Generator, Iterator
 from typing import Any
 
 from kennel_core import deployments
@@ -83,7 +84,14 @@ def deployment_logs(
     found = journal.read(
         row.id, row.unit, lines=lines, since=since, follow=follow, directory=settings.journal_dir
     )
-    return (redactor.redact(line) for line in found)
+    return _shown(found, redactor)
+
+
+def _shown(lines: Generator[str, None, None], redactor: Redactor) -> Iterator[str]:
+    """Leave out secrets. Closed, it ends what it reads from at once."""
+    with contextlib.closing(lines):
+        for line in lines:
+            yield redactor.redact(line)
 
 
 def may_show_logs(settings: Settings) -> bool:

@@ -11,7 +11,7 @@ import select
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ def read(  # noqa: PLR0913  # what a reader of a log can choose
     since: str | None,
     follow: bool,
     directory: Path | None,
-) -> Iterator[str]:
+) -> Generator[str, None, None]:
     """Yield lines ``TIMESTAMP message`` of a deployment: the last `lines`, no older than `since`.
 
     They are those of all its revisions, and what systemd says of `unit`. For `since` see `parse_since`.
