@@ -26,6 +26,7 @@ task_queues = [Queue("builds"), Queue("reconcile")]
 task_default_queue = "reconcile"
 task_routes = {
     "kennel.build": {"queue": "builds"},
+    "kennel.hooks": {"queue": "builds"},
     "kennel.catch_up": {"queue": "builds"},  # it waits for others' networks, which a pass must not
     "kennel.reconcile": {"queue": "reconcile"},
     "kennel.look": {"queue": "reconcile"},
@@ -58,5 +59,6 @@ beat_schedule = {
     },
 }
 if _settings.forge_url:
+    beat_schedule["hooks"] = {"task": "kennel.hooks", "schedule": 3600.0, "options": {"expires": 3600}}
     beat_schedule["report"] = {"task": "kennel.report", "schedule": 30.0, "options": {"expires": 25}}
 beat_scheduler = "celery.beat:Scheduler"  # fixed entries: nothing to keep on disk

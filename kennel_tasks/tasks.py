@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import structlog
 
-from kennel_core import builds, db, lease, metrics, pipeline, reconcile, room
+from kennel_core import builds, db, hooks, lease, metrics, pipeline, reconcile, room
 from kennel_core import catch_up as missed
 from kennel_core.errors import AdapterError, ConfigError
 from kennel_core.reconcile import rotation
@@ -68,6 +68,16 @@ def report() -> str:
 def _ask_for_a_report() -> None:
     if settings.forge_url:
         _doorbell.report()
+
+
+@app.task(name="kennel.hooks", throws=(Failed,))
+def sync_hooks() -> str:
+    """Mend webhooks that were edited or deleted on the forge."""
+    try:
+        found = hooks.sync_all(settings)
+    except ConfigError as exc:
+        raise Failed(str(exc)) from None
+    return f"looked at {len(found)}"
 
 
 @app.task(name="kennel.catch_up", throws=(Failed,))
