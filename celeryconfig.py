@@ -59,6 +59,10 @@ beat_schedule = {
     },
 }
 if _settings.forge_url:
-    beat_schedule["hooks"] = {"task": "kennel.hooks", "schedule": 3600.0, "options": {"expires": 3600}}
+    beat_schedule["hooks"] = {
+        "task": "kennel.hooks",
+        "schedule": _settings.forge_interval,
+        "options": {"expires": _settings.forge_interval},
+    }
     beat_schedule["report"] = {"task": "kennel.report", "schedule": 30.0, "options": {"expires": 25}}
 beat_scheduler = "celery.beat:Scheduler"  # fixed entries: nothing to keep on disk

@@ -7,11 +7,13 @@ from concurrent.futures import wait as wait_for
 from kennel_core import db
 from kennel_core.adapters import broker
 from kennel_core.adapters.caddy import Caddy
+from kennel_core.adapters.forge import Forge
 from kennel_core.adapters.systemd import Systemd
 from kennel_core.errors import KennelError
 from kennel_core.settings import Settings
 
 ANSWER_S = 2.0
+WORKS_WITHOUT = frozenset({"forge"})  # whose absence costs only a delay
 
 
 def checks(settings: Settings) -> dict[str, str | None]:
@@ -25,6 +27,8 @@ def checks(settings: Settings) -> dict[str, str | None]:
         "caddy": lambda: Caddy(settings.caddy_admin, settings.caddy_server, ANSWER_S).routes(),
         "systemd": lambda: _systemd(settings.bus),
     }
+    if settings.forge_url:
+        asked["forge"] = lambda: Forge(settings, ANSWER_S).version()
     pool = ThreadPoolExecutor(len(asked))
     futures = {name: pool.submit(_problem, check) for name, check in asked.items()}
     wait_for(futures.values(), timeout=ANSWER_S)

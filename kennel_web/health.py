@@ -17,9 +17,14 @@ def healthz() -> ResponseReturnValue:
 
 @blueprint.get("/readyz")
 def readyz() -> ResponseReturnValue:
-    """Answer 200 when every neighbour answers, else 503; the body has a sentence for each that does not."""
+    """Answer 200 when every neighbour answers that Kennel cannot work without, else 503.
+
+    The body has a sentence for each that does not answer.
+    """
     problems = readiness.checks(context().settings)
-    bad = [name for name, problem in problems.items() if problem]
+    silent = [name for name, problem in problems.items() if problem]
+    bad = [name for name in silent if name not in readiness.WORKS_WITHOUT]
+    word = "not ready" if bad else "degraded"
     checks = {name: {"ok": not problem, "detail": problem or ""} for name, problem in problems.items()}
-    body = {"status": f"not ready: {', '.join(bad)}" if bad else "ready", "checks": checks}
+    body = {"status": f"{word}: {', '.join(silent)}" if silent else "ready", "checks": checks}
     return body, 503 if bad else 200

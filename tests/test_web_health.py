@@ -44,6 +44,15 @@ def test_it_is_ready_when_all_neighbours_answer(all_there: Settings) -> None:
     assert missing(all_there) == set()
 
 
+def test_without_its_forge_it_is_degraded_and_not_down(all_there: Settings) -> None:
+    silent = all_there.model_copy(update={"forge_url": "http://127.0.0.1:1"})
+
+    answer = client_of(silent).get("/readyz")
+
+    assert (answer.status_code, answer.json["status"]) == (200, "degraded: forge")
+    assert not answer.json["checks"]["forge"]["ok"]
+
+
 def test_it_names_everything_that_is_not_there(settings: Settings, tmp_path) -> None:
     from kennel_core import db  # noqa: PLC0415
 
