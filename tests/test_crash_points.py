@@ -21,7 +21,7 @@ SECONDS = 60.0
 def scenario(
     settings: Settings, systemd: PrivateSystemd, caddy: CaddyServer, postgres: PostgresServer, tmp_path: Path
 ) -> Iterator[golden.Golden]:
-    found = golden.Golden(golden.settings(settings, systemd, caddy, postgres), caddy, tmp_path)
+    found = golden.Golden(golden.settings(settings, systemd, caddy, postgres), caddy, postgres, tmp_path)
     yield found
     found.reset()
 

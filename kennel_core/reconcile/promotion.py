@@ -70,8 +70,8 @@ def _look(state: State, ended: Mapping[str, str]) -> dict[int, Seen]:
 def _roll_back(state: State, build: Build, rows: Sequence[Desired], reason: str) -> None:
     lines = [f"{row.unit}: {line}\n" for row in rows if row.unit for line in _tail(state, row.unit)]
     lines.append(f"{reason}\nrolled back: what ran before goes on running\n")
-    builds.note(build.id, deployments.PHASE, "".join(lines))
     with db.write():
+        builds.note(build.id, deployments.PHASE, "".join(lines))
         deployments.roll_back(build)
         builds.rollout_failed(build.id, f"{deployments.PHASE}: {reason}", time.time())
     log.warning("rolled back", build_id=build.id, reason=reason)
@@ -93,8 +93,8 @@ def go_live(state: State, promoted: Promoted) -> None:
     for build_id, rows in promoted.items():
         hosts = sorted(host for row in rows for host in row.hosts)
         lines = [f"live: {host}\n" for host in hosts] or ["nothing is deployed for this ref\n"]
-        builds.note(build_id, deployments.PHASE, "".join(lines))
-        with db.write():
+        with db.write():  # all of it, so that nobody reads twice that it is live
+            builds.note(build_id, deployments.PHASE, "".join(lines))
             build = builds.get(build_id)
             if builds.went_live(build_id, time.time()):
                 deployments.went_live(build)

@@ -88,8 +88,9 @@ class Lap:
 class Golden:
     """The scenario in a directory of its own, which it empties before each lap."""
 
-    def __init__(self, settings: Settings, caddy: CaddyServer, home: Path) -> None:
+    def __init__(self, settings: Settings, caddy: CaddyServer, postgres: PostgresServer, home: Path) -> None:
         self.settings = settings
+        self.postgres = postgres
         self.caddy = caddy
         self.home = home
         self.store = home / "store"
@@ -149,6 +150,7 @@ class Golden:
             for name in systemd.units():
                 systemd.stop(name, 30)
         self.caddy.reset()
+        self.postgres.clean()
         self.caddy.ask.allowed.update(HOSTS)
         for path in (self.settings.state_dir, self.settings.runtime_dir, self.settings.gcroots_dir):
             shutil.rmtree(path, ignore_errors=True)

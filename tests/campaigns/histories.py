@@ -37,11 +37,11 @@ class Histories(RuleBasedStateMachine):
         self.history.check()
 
     @rule(ref=REFS, plan=st.sampled_from(PLANS), late=st.sampled_from([False, False, True]))
-    def push(self, ref: str, plan: str, late: bool) -> None:
+    def push(self, ref: str, plan: str, late: bool) -> None:  # noqa: FBT001  # Hypothesis passes by name
         self.history.push(ref, plan, late=late)
 
     @rule(ref=REFS, late=st.booleans())
-    def remove(self, ref: str, late: bool) -> None:
+    def remove(self, ref: str, late: bool) -> None:  # noqa: FBT001  # Hypothesis passes by name
         self.history.remove(ref, late=late)
 
     @rule(which=NUMBERS)
@@ -95,11 +95,11 @@ class Histories(RuleBasedStateMachine):
         self.history.caddy_restarts()
 
     @rule(up=st.booleans())
-    def caddy(self, up: bool) -> None:
+    def caddy(self, up: bool) -> None:  # noqa: FBT001  # Hypothesis passes by name
         self.history.caddy(up=up)
 
     @rule(up=st.booleans())
-    def systemd(self, up: bool) -> None:
+    def systemd(self, up: bool) -> None:  # noqa: FBT001  # Hypothesis passes by name
         self.history.systemd(up=up)
 
     @rule(port=st.integers(30_000, 30_009))

@@ -139,6 +139,7 @@ class Stack:
                 "PYTHONWARNINGS": "ignore:You",
             }
         )
+        self.commands = dict(PROCFILE)
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
         self.spawned: list[subprocess.Popen[bytes]] = []
@@ -163,7 +164,7 @@ class Stack:
 
     def spawn(self, name: str, **changed: str) -> subprocess.Popen[bytes]:
         """Start a process of the Procfile, with a changed environment."""
-        argv = ["setpriv", "--pdeathsig", "KILL", "/bin/sh", "-c", PROCFILE[name]]
+        argv = ["setpriv", "--pdeathsig", "KILL", "/bin/sh", "-c", self.commands[name]]
         with (self.home / "log" / name).open("ab") as log:
             process = subprocess.Popen(
                 argv, cwd=ROOT, env=self.env | changed, stdin=subprocess.DEVNULL, stdout=log, stderr=log

@@ -28,7 +28,7 @@ class Campaign:
     @property
     def random(self) -> random.Random:
         """The same numbers for the same seed."""
-        return random.Random(self.seed)
+        return random.Random(self.seed)  # noqa: S311  # what is wanted is repeatable
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 from campaigns import Campaign, Row
-
 from kennel_core.settings import Settings
 from tests.campaigns import golden
 from tests.servers.caddy import CaddyServer, programs
@@ -33,7 +32,9 @@ def rows(campaign: Campaign) -> Iterator[Row]:
             gcroots_dir=campaign.home / "gcroots",
             ports="28000-28999",
         )
-        scenario = golden.Golden(golden.settings(plain, systemd, caddy, postgres), caddy, campaign.home)
+        scenario = golden.Golden(
+            golden.settings(plain, systemd, caddy, postgres), caddy, postgres, campaign.home
+        )
         cleaning.callback(scenario.reset)
         yield from _laps(campaign, scenario)
 
