@@ -263,7 +263,9 @@ def test_several_refs_in_one_push_a_force_push_and_a_deletion(shop: Shop) -> Non
 def test_a_forge_that_is_down_delays_what_is_reported_and_nothing_else(shop: Shop, connected: Stack) -> None:
     shop.becomes(shop.push("before"), GOOD)
     commit = shop.push("during")
-    until(lambda: BUILD in shop.statuses(commit), timeout=30, what="it is seen")
+    number = until(lambda: [build.id for build in shop.builds("main") if build.commit == commit], what="seen")
+    cloned = "=== phase: discover ==="  # what is built is there: the forge has the repository, too
+    until(lambda: cloned in connected.build_log(number[0]), timeout=60, what="it is cloned")
     shop.gitea.stop()
     try:
         until(lambda: shop.says("main") == "during", timeout=60, what="it is live all the same")

@@ -40,6 +40,7 @@ class Loop:
 
     def __init__(self, gitea: GiteaServer, settings: Settings, tmp_path: Path) -> None:
         self.gitea, self.settings = gitea, settings
+        tmp_path.mkdir(exist_ok=True)
         self.name = gitea.repository()
         self.tree = gitea.tree(self.name, tmp_path / "tree")
         self.tree.commit({"README.md": "hello"})
@@ -550,3 +551,78 @@ def test_a_commit_that_the_forge_does_not_know_hinders_no_other(loop: Loop) -> N
     assert len(done.errors) == 1
     assert loop.statuses(loop.main) == {BUILD: "pending"}
     assert loop.report() == Reported()
+
+
+# --- many ---
+
+
+def test_a_burst_of_pushes_is_told_with_few_requests_and_every_status_is_right(
+    gitea: GiteaServer, forge_settings: Settings, database: Path, tmp_path: Path
+) -> None:
+    loops = [Loop(gitea, forge_settings, tmp_path / f"{n}") for n in range(8)]
+    forge = loops[0].forge
+    reporter = Reporter(forge_settings, lambda _settings: forge)
+    commits: list[tuple[Loop, str]] = []
+    for turn in range(5):
+        for loop in loops:
+            loop.tree.commit({"turn": str(turn)})
+            commits.append((loop, loop.tree.push()))
+            loop.push(commits[-1][1])
+            if len(commits) % 7 == 0:
+                reporter.report(loop.doorbell)
+    while Build.select().where(Build.status == "queued").exists():
+        number = Build.select().where(Build.status == "queued").order_by(Build.id).first()
+        loop = next(one for one in loops if one.project.id == number.project_id)
+        loop.works() if number.id % 5 else loop.fails("build:x: broken")
+        reporter.report(loop.doorbell)
+    while reporter.report(loops[0].doorbell) != Reported():
+        pass
+
+    built = Build.select().count()
+    assert built == 40
+    assert forge.asked.total() <= 4 * built
+    for loop, commit in commits:
+        build = Build.get(Build.commit == commit, Build.project == loop.project)
+        expected = {
+            "done": {BUILD: "success", DEPLOY: "success"},
+            "failed": {BUILD: "failure"},
+            "cancelled": {BUILD: "warning"},
+        }[build.status]
+        assert loop.statuses(commit) == expected
+
+
+def test_a_report_over_200_previews_that_changed_nothing_makes_no_request(
+    gitea: GiteaServer, forge_settings: Settings, database: Path, tmp_path: Path
+) -> None:
+    loop = Loop(gitea, forge_settings.model_copy(update={"preview_limit": 500}), tmp_path)
+    for number in range(1, 201):
+        loop.proposes(number, f"{number:040x}")
+    PullRequest.update(trusted=True).execute()
+    told: list[str] = []
+
+    class Deaf(Forge):
+        """Says yes to everything: what is measured is what comes before the request."""
+
+        def set_status(self, *_: object) -> None:
+            told.append("status")
+
+        def comments(self, *_: object) -> list:
+            return []
+
+        def create_comment(self, *_: object) -> int:
+            told.append("comment")
+            return len(told)
+
+    reporter = Reporter(loop.settings, Deaf)
+    reporter.report(loop.doorbell)
+    for _preview in range(200):
+        loop.works()
+    while reporter.report(loop.doorbell) != Reported():
+        pass
+    assert told.count("comment") == 200
+    before = len(told)
+
+    began = time.process_time()
+    assert reporter.report(loop.doorbell) == Reported()
+    assert time.process_time() - began < 2
+    assert len(told) == before
