@@ -89,7 +89,7 @@ class ModelHost:
         self._read: int | None = None
 
     def units(self) -> dict[str, str]:
-        return {name: state for name, state in self._systemd("list units").units.items()}
+        return dict(self._systemd("list units").units)
 
     def each_tell(self, units: Sequence[tuple[str, Inputs]]) -> list[AdapterError | None]:
         return [None for _ in units]

@@ -415,8 +415,6 @@ class History:
             try:
                 lease.append_log(build, [("build", "building\n")])
                 lease.check(build)
-                if plan == "does not build":
-                    raise BuildFailed("build", "it does not compile")
                 lease.succeed(build, _outputs(self.store, build.commit, plan), self.settings, now)
             except Cancelled as exc:
                 lease.cancelled(build, str(exc), now)
@@ -459,6 +457,8 @@ def _id(sent: Sent) -> str:
 
 
 def _outputs(store: Path, commit: str, plan: str) -> Outputs:
+    if plan == "does not build":
+        raise BuildFailed("build", "it does not compile")
     api = ServiceOutput(
         name="api",
         store_path=f"{store}/{commit}",

@@ -145,9 +145,8 @@ def _kill(stack: Stack, victim: str) -> None:
 
 def _look(stack: Stack, pusher: Pusher, outcome: Outcome) -> None:
     newest: dict[tuple[str, str], int] = {}
-    for number, status, error, attempt, log in _select(
-        stack, "SELECT id, status, error, attempt, log FROM builds"
-    ):
+    rows = _select(stack, "SELECT id, status, error, attempt, log FROM builds")
+    for number, status, error, attempt, log in rows:
         outcome.statuses[status] += 1
         outcome.again += attempt > 1
         if number not in pusher.builds:

@@ -49,5 +49,5 @@ def store_of(state: Path) -> Path:
 
 
 if __name__ == "__main__":
-    pipeline._phases = phases  # noqa: SLF001  # all but the real tools
+    pipeline._phases = phases  # all but the real tools
     sys.exit(main(["builder"]))
