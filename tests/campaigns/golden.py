@@ -122,27 +122,30 @@ class Golden:
         lap = Lap()
         self.reset()
         for step in self.steps:
-            ended = forked.run(lambda step=step: self._do(step), self.home, kill_at.get(step.name))
-            lap.effects[step.name] = ended.effects
-            if ended.killed:
-                lap.killed[step.name] = ended.effects[-1]
-                where = f"{step.name}, killed {ended.effects[-1]} (moment {kill_at[step.name]})"
-                if step.serves and not self.serves():
-                    lap.problems.append(f"{where}: the version that was live is not served any more")
-            else:
-                where = step.name
-            after = forked.run(
-                lambda step=step, again=ended.killed: self._restart(step, again=again), self.home
-            )
-            lap.states[step.name], wrote = after.value
-            if wrote:
-                lap.problems.append(f"{where}: a third pass had effects: {wrote}")
-            if reference is not None:
-                expected = reference.states[step.name]
-                lap.problems += [f"{where}: {line}" for line in look.differences(expected, after.value[0])]
+            try:
+                self._play(step, lap, kill_at.get(step.name), reference)
+            except AssertionError as exc:
+                lap.problems.append(f"{step.name}, {lap.killed.get(step.name, 'not killed')}: {exc}")
             if lap.problems:
                 break
         return lap
+
+    def _play(self, step: Step, lap: Lap, kill_at: int | None, reference: Lap | None) -> None:
+        ended = forked.run(lambda: self._do(step), self.home, kill_at)
+        lap.effects[step.name] = ended.effects
+        where = step.name
+        if ended.killed:
+            lap.killed[step.name] = ended.effects[-1]
+            where = f"{step.name}, killed {ended.effects[-1]} (moment {kill_at})"
+            if step.serves and not self.serves():
+                lap.problems.append(f"{where}: the version that was live is not served any more")
+        after = forked.run(lambda: self._restart(step, again=ended.killed), self.home)
+        lap.states[step.name], wrote = after.value
+        if wrote:
+            lap.problems.append(f"{where}: a third pass had effects: {wrote}")
+        if reference is not None:
+            expected = reference.states[step.name]
+            lap.problems += [f"{where}: {line}" for line in look.differences(expected, after.value[0])]
 
     def reset(self) -> None:
         """Begin from nothing."""
