@@ -68,7 +68,6 @@ def equipped(
         "postgres": f"host=127.0.0.1 port={postgres.port} user={KENNEL_ROLE}",
         "postgres_auth": "password",
         "valkey": "instance",
-        "valkey_program": "redis-server",
     }
     world.settings = openbao.settings(garage_server.settings(world.settings.model_copy(update=shared)))
     world.host = LocalHost(world.settings)

@@ -56,7 +56,6 @@ class Neighbours:
             "postgres": f"host=127.0.0.1 port={self.postgres.port} user={KENNEL_ROLE}",
             "postgres_auth": "password",
             "valkey": "instance",
-            "valkey_program": "redis-server",
             "keycloak": self.keycloak.url,
             "keycloak_realm": REALM,
             "keycloak_secret_file": secret,

@@ -19,6 +19,7 @@ from kennel_core.settings import Settings
 
 SYSTEM = "valkey"
 PROGRAMS = ("valkey-server", "redis-server")
+ALWAYS_SEEN = ("/usr/", "/bin/", "/nix/store/")  # where the sandbox hides no program
 PREFIX = "kennel-valkey-"  # of units and their state directories
 SOCKET = "valkey.sock"
 
@@ -192,9 +193,11 @@ class Instances:
         memory = self._settings.valkey_memory
         options = {"unixsocket": str(socket), "maxmemory": str(memory), **CONFIGURATION}
         arguments = [word for key, value in options.items() for word in (f"--{key}", value)]
+        program = self._program(operation)
+        elsewhere = () if program.startswith(ALWAYS_SEEN) else (str(Path(program).parent),)
         return UnitSpec(
             name=self._unit(owner),
-            argv=(self._program(operation), *arguments),
+            argv=(program, *arguments),
             environment={},
             working_directory=f"/var/lib/{state}" if sandbox else str(self._own_data(owner)),
             description=f"Valkey of {owner.project}, {owner.ref}",
@@ -203,6 +206,7 @@ class Instances:
             memory_max=MEMORY_FACTOR * memory + MEMORY_EXTRA,
             tasks_max=TASKS_MAX,
             hidden=(str(self._settings.runtime_dir),),
+            readable=elsewhere,
             visible=(str(self.directory(owner)),),
             state_directory=state if sandbox else "",
         )
