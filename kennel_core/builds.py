@@ -88,6 +88,14 @@ def follow(overtaken: Build, head: str, now: float) -> None:
         Build.create(project=overtaken.project_id, ref=overtaken.ref, commit=head, created_at=now)
 
 
+def is_passed_over(build: Build, head: str) -> bool:
+    """Tell whether the ref was heard to be at this commit, and nothing of it was queued."""
+    same_ref = (Build.project == build.project_id) & (Build.ref == build.ref)
+    heard = Ref.select(Ref.id).where(Ref.project == build.project_id, Ref.ref == build.ref, Ref.head == head)
+    built = Build.select(Build.id).where(same_ref, Build.commit == head)
+    return bool(heard.exists()) and not built.exists()
+
+
 def _superseded_by(build: Build) -> str:
     return f"superseded by build {build.id}"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from kennel_core import builds, db, lease, logs, pipeline, projects
+from kennel_core import builds, db, lease, logs, pipeline, projects, refs
 from kennel_core.adapters import process_tree
 from kennel_core.models import Build, BuildStatus, LogChunk
 from kennel_core.outputs import Outputs
@@ -240,6 +240,17 @@ def test_a_push_that_was_missed_is_built_in_place_of_an_older_one(forge):
 
     assert forge.build(old).status == BuildStatus.CANCELLED
     assert lease.claim(time.time()).commit == head
+
+
+def test_a_push_that_asked_not_to_be_built_overtakes_none(forge):
+    commit = forge.push(hello())
+    build = forge.claim(commit)
+    head = forge.push({"README": "docs [skip kennel]"})
+    refs.heard(forge.project, "main", head)
+
+    pipeline.run(build, forge.settings)
+
+    assert builds.get(build.id).status == BuildStatus.BUILT
 
 
 def test_an_older_commit_of_a_pull_request_is_overtaken(forge):

@@ -3,9 +3,9 @@
 import time
 from collections.abc import Callable
 
+from kennel_core import builds
 from kennel_core.adapters.forge import doorway
 from kennel_core.adapters.process import Finished
-from kennel_core.builds import GONE_FROM_STORE
 from kennel_core.environment import git_ref, is_pull_request
 from kennel_core.errors import BuildFailed, ConfigError, Overtaken
 from kennel_core.logs import redact, register_secret
@@ -45,8 +45,8 @@ def clone(job: Job) -> None:
 
     job.log.line(PHASE, f"fetching {commit} of {ref} from {url}")
     must(commands.git_init(job.source, commit), "making a repository")
-    head = "" if job.build.error == GONE_FROM_STORE else _head(git, ref)
-    if head not in ("", commit) and not is_pull_request(job.build.ref):
+    head = "" if job.build.error == builds.GONE_FROM_STORE else _head(git, ref)
+    if _has_moved(job, head):
         raise Overtaken(job.build.ref, head)
     done = git(commands.git_fetch(job.source, commit, depth=1))
     if done.exit_code != 0 and not done.timed_out:
@@ -74,6 +74,13 @@ def _head(git: Callable[..., Finished], ref: str) -> str:
             if name == ref and commands.is_commit(commit):
                 return commit
     return ""
+
+
+def _has_moved(job: Job, head: str) -> bool:
+    """Tell whether a branch is at another commit, which was not told with the wish not to be built."""
+    if head in ("", job.build.commit) or is_pull_request(job.build.ref):
+        return False
+    return not builds.is_passed_over(job.build, head)
 
 
 def _has_successor(git: Callable[..., Finished], job: Job, head: str) -> bool:
