@@ -3,6 +3,7 @@
 Kennel's core is real: deliveries, builds, leases, rows and passes. Time goes by only where somebody waits.
 """
 
+import json
 import shutil
 import tempfile
 import time
@@ -244,15 +245,18 @@ class History:
     def check(self) -> None:
         """What holds at every moment."""
         held: dict[int, int] = {}
-        for row in Deployment.select():
-            for port in {row.port, (row.live or {}).get("port")} - {None}:
-                assert held.setdefault(port, row.id) == row.id, f"port {port} was given twice"
+        live = []
+        query = "SELECT id, name, port, live FROM deployments"  # Peewee would take half of the time
+        for number, name, port, text in db.database.execute_sql(query).fetchall():
+            version = json.loads(text) if text else {}
+            live += [version["host"]] if version and name == "api" else []
+            for taken in {port, version.get("port")} - {None}:
+                assert held.setdefault(taken, number) == number, f"port {taken} was given twice"
         assert self.machine.units.get(FOREIGN_UNIT) == "active", "a foreign unit was touched"
         assert FOREIGN_ROUTE in self.machine.table, "a foreign route was touched"
         for host in sorted(self.serving):
             assert self.machine.answer(host), f"{host} was served, and is not any more"
-        hosts = {row.live["host"] for row in Deployment.select() if row.live and row.name == "api"}
-        self.serving |= {host for host in hosts if self.machine.answer(host)}
+        self.serving |= {host for host in live if self.machine.answer(host)}
 
     def end(self) -> None:
         """Faults stop: at most two passes put everything right, and a third does nothing."""
