@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH):$(CACHE)/nix:$(CACHE)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-down stack test lint format bench lock
+.PHONY: help setup demo demo-down stack test lint format bench campaign lock
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS=$$'\t' read -r name what; do printf 'make %-10s %s\n' "$$name" "$$what"; done
@@ -44,6 +44,10 @@ format: ## let ruff mend the style
 bench: ## measure against the targets; writes docs/benchmarks.md
 	@deploy/dev/setup tests
 	@deploy/dev/bench $(ARGS)
+
+campaign: ## kill it, confuse it, attack it, at length; writes docs/reliability.md
+	@deploy/dev/setup tests
+	@deploy/dev/campaign $(ARGS)
 
 lock: ## renew requirements.lock
 	@deploy/dev/setup python
