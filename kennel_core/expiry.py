@@ -28,12 +28,19 @@ class Expired:
 def expire(settings: Settings, now: float) -> Expired:
     """Stop and remove what has had no push for too long; prod and staging never.
 
-    A redeploy is no push. Who wakes a ref by hand gives it its days again.
+    A redeploy is no push. Who wakes a ref by hand gives it its days again. What is to sleep before it goes
+    has slept for the days in between: neither a clock that is put forward nor a host that was off for a
+    month takes data at once.
     """
     done = Expired()
     removing, stopping = settings.preview_remove_days, settings.preview_stop_days
+    between = (removing - stopping) * DAY_S if stopping else 0.0
     if removing:
+        asleep = refs.asleep()
         for project, ref in _idle(now - removing * DAY_S):
+            sleeper = asleep.get((project.id, ref))
+            if between > 0 and (sleeper is None or sleeper.stopped_at > now - between):
+                continue
             why = f"{ref} is removed: {_nobody(removing)}"
             with db.write():
                 head = _last_head(project, ref)

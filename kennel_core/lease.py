@@ -9,7 +9,7 @@ from typing import Any
 
 from peewee import fn
 
-from kennel_core import build_log, builds, db, deployments
+from kennel_core import build_log, builds, db, deployments, overtaking
 from kennel_core.errors import Cancelled, Fenced
 from kennel_core.models import Build, BuildStatus, LogChunk
 from kennel_core.outputs import Outputs
@@ -145,7 +145,7 @@ def overtaken(build: Build, head: str, reason: str, now: float) -> None:
         if not Build.select(Build.id).where(_held(build)).exists():
             raise Fenced(f"build {build.id}: another worker took it over")
         builds.end(build.id, BuildStatus.CANCELLED, reason, now)
-        builds.follow(build, head, now)
+        overtaking.follow(build, head, now)
 
 
 def _held(build: Build) -> Any:

@@ -128,9 +128,22 @@ def test_a_preview_without_a_push_sleeps_after_seven_days_and_goes_after_thirty(
     assert row.stopped_why == "nobody has pushed for 7 days"
 
     pushed_ago(build, 30.1)
+    assert expire(world) == expiry.Expired()  # it has slept for a moment only
+    Ref.update(stopped_at=time.time() - 23.1 * DAY).where(Ref.id == row.id).execute()
     assert expire(world) == expiry.Expired(removed=["acme/shop pr-7"])
     assert {row.ref for row in Deployment.select()} == {"topic"}
     assert expire(world) == expiry.Expired()
+
+
+def test_a_clock_that_is_put_forward_takes_no_data(world: World) -> None:
+    world.build(world.site("one"), ref="pr-7")
+    world.converge()
+    next_year = time.time() + 365 * DAY
+
+    assert expiry.expire(world.settings, next_year) == expiry.Expired(stopped=["acme/shop pr-7"])
+    assert expiry.expire(world.settings, next_year) == expiry.Expired()
+    assert expire(world) == expiry.Expired()
+    assert Deployment.select().count() == 1
 
 
 def test_a_redeploy_is_no_push(world: World) -> None:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from kennel_core import builds
+from kennel_core import builds, overtaking
 from kennel_core.adapters.forge import doorway
 from kennel_core.adapters.process import Finished
 from kennel_core.environment import git_ref, is_pull_request
@@ -80,7 +80,7 @@ def _has_moved(job: Job, head: str) -> bool:
     """Tell whether a branch is at another commit, which was not told with the wish not to be built."""
     if head in ("", job.build.commit) or is_pull_request(job.build.ref):
         return False
-    return not builds.is_passed_over(job.build, head)
+    return not overtaking.is_passed_over(job.build, head)
 
 
 def _has_successor(git: Callable[..., Finished], job: Job, head: str) -> bool:
