@@ -2,6 +2,8 @@
 
 import random
 
+import pytest
+
 from tests.campaigns import histories
 from tests.campaigns.history import FIRST, History
 
@@ -39,11 +41,7 @@ def test_a_row_that_is_lost_is_noticed() -> None:
             history.push("main", "ok", late=False)
             history.plans["f" * 40] = "ok"
             history.wants["main"] = "f" * 40  # as if another push had been answered
-            try:
+            with pytest.raises(AssertionError, match="is lost"):
                 history.end()
-            except AssertionError as exc:
-                assert "is lost" in str(exc)
-            else:
-                raise AssertionError("it was not noticed")
         finally:
             history.close()
