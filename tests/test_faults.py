@@ -429,6 +429,29 @@ def test_a_disk_that_cannot_be_written_is_told(
 # --- nix and what a project declares
 
 
+def test_without_room_builds_wait_and_say_so_and_what_runs_goes_on(remote: Remote) -> None:
+    stack = remote.stack
+    remote.deploy("one")
+    stack.stop("builder")
+    stack.processes["builder"] = stack.spawn("builder", KENNEL_MIN_FREE_BYTES=str(1 << 60))
+    number = remote.pushed(remote.push(files("two")))
+
+    waits_for = until(lambda: stack.build(number).error, timeout=60, what="the reason")
+
+    assert waits_for.startswith("waits: ")
+    assert "KENNEL_MIN_FREE_BYTES" in waits_for
+    listed = stack.kennel("build", "list", "--project", remote.full_name)
+    assert (listed[0]["status"], listed[0]["error"]) == ("queued", waits_for)
+    assert stack.says(remote.host("api")) == "one"
+    stack.stop("builder")
+    stack.start("builder")
+    lose_message(number)
+    stack.kennel("reconcile")
+    stack.wait_for(number)
+    assert stack.build(number).error is None
+    assert stack.says(remote.host("api")) == "two"
+
+
 def test_a_store_that_cannot_be_written_fails_the_build_with_one_sentence(remote: Remote) -> None:
     stack = remote.stack
     remote.deploy("one")
