@@ -553,6 +553,20 @@ def test_a_commit_that_the_forge_does_not_know_hinders_no_other(loop: Loop) -> N
     assert loop.report() == Reported()
 
 
+def test_what_was_told_long_ago_is_forgotten_and_not_told_again(loop: Loop) -> None:
+    loop.push(loop.main)
+    loop.works()
+    loop.report()
+    week = 7 * 86_400.0
+    ForgeReport.update(updated_at=ForgeReport.updated_at - week).execute()
+    Build.update(finished_at=Build.finished_at - week).execute()
+    before = loop.forge.asked.total()
+    loop.reporter = Reporter(loop.settings, lambda _settings: loop.forge)
+    assert loop.report() == Reported()
+    assert not ForgeReport.select().exists()
+    assert loop.forge.asked.total() == before
+
+
 # --- many ---
 
 

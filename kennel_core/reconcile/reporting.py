@@ -28,6 +28,8 @@ AT_ONCE = 8  # repositories side by side
 FIRST_S, LONGEST_S = 10.0, 300.0  # between tries when the forge cannot
 REFUSED_S, REFUSED_LONGEST_S = 300.0, 21_600.0  # ... and when it will not
 ERROR_MAX = 250  # characters
+KEPT_S = 2 * wanted_reports.REPORTED_S  # what the forge was told about commits and pull requests that ended
+PRUNED_EVERY_S = 3600.0
 
 log = structlog.get_logger(__name__)
 
@@ -62,6 +64,7 @@ class Reporter:
         self._myself: str | None = None
         self._silent = 0  # in a row
         self._quiet_until = 0.0
+        self._pruned_at = 0.0
 
     def report(self, doorbell: Doorbell, limit: float = LIMIT_S) -> Reported:
         """Carry out commands, decide about pull requests, and tell the forge what changed; rings for builds.
@@ -74,6 +77,9 @@ class Reporter:
         if not self._settings.forge_url or now < self._quiet_until:
             return done
         deadline = time.monotonic() + limit
+        if now > self._pruned_at + PRUNED_EVERY_S:
+            self._pruned_at = now
+            _prune(now)
         self._settle_known(done, now)
         if self._send(self._questions(done, now), done, deadline):
             self._send(self._news(done, now), done, deadline)
@@ -271,6 +277,13 @@ def _settle(row: PullRequest, settings: Settings, done: Reported, now: float) ->
         build: Build | None = pull_requests.settle(row, settings, now)
     if build is not None and build.status == "queued":
         done.queued.append(build.id)
+
+
+def _prune(now: float) -> None:
+    """Forget what was told of statuses that are not wanted any more, and of pull requests that are closed."""
+    ended = ForgeReport.target.startswith("status:") & ~ForgeReport.digest.startswith("pending:")
+    closed = ForgeReport.digest.startswith("closed:")
+    ForgeReport.delete().where(ForgeReport.updated_at < now - KEPT_S, ended | closed).execute()
 
 
 def _told() -> Reports:
