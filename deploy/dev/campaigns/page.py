@@ -16,8 +16,8 @@ FOUND = ROOT / "deploy/dev/campaigns/found.md"
 PREFACE = """# What was tried to lose a push
 
 Written by `make campaign`; do not edit, but for deploy/dev/campaigns/found.md. Everything is real (systemd,
-Caddy, PostgreSQL, Redis, Celery, gunicorn, git, nix and SQLite) but the machine of the random histories, which is
-a model that passes the same tests as the real one.
+Caddy, PostgreSQL, Redis, Celery, gunicorn, git, nix and SQLite) but the machine of the random histories:
+that is a model, which passes the same tests as the real one.
 """
 TITLES = {
     "crashes": "Killed at every effect of the golden scenario",
