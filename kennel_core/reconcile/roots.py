@@ -1,9 +1,11 @@
 """GC roots of what is deployed: repaired where they are missing; what is gone all the same is built again."""
 
 import contextlib
-from collections.abc import Iterator
+import os
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -19,13 +21,13 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Needed:
-    """A store path that a row needs, in its live version or in the one that is rolled out."""
+    """Who needs a store path: a version of a row, live or rolled out. `name` is that of its root."""
 
-    row: Deployment
+    project_id: int
+    ref: str
     build_id: int
     commit: str
-    name: str  # of its root, after the build
-    path: str
+    name: str
 
 
 def repair(settings: Settings, doorbell: Doorbell, now: float) -> None:
@@ -33,35 +35,48 @@ def repair(settings: Settings, doorbell: Doorbell, now: float) -> None:
 
     A root is a symbolic link in a directory below nix's own. Of what is not a store path nothing is made.
     """
-    needed = list(_needed())
-    rooted = _rooted(settings.gcroots_dir)
-    gone = []
-    for one in needed:
-        if not Path(one.path).exists():
-            gone.append(one)
-        elif one.path not in rooted:
-            _root(settings.gcroots_dir / naming.gc_root(one.build_id, one.name), one.path)
-            rooted.add(one.path)
-    for one in gone:
-        build = _build_again(one, now)
-        if build is not None:
-            doorbell.build(build.id)
+    needed = _needed()
+    gone = [path for path in needed if not os.path.exists(path)]  # noqa: PTH110  # of thousands, at each pass
+    for path in sorted(needed.keys() - _rooted(settings.gcroots_dir) - set(gone)):
+        one = needed[path][0]
+        _root(settings.gcroots_dir / naming.gc_root(one.build_id, one.name), path)
+    for path in sorted(gone):
+        for one in needed[path]:
+            build = _build_again(one, path, now)
+            if build is not None:
+                doorbell.build(build.id)
 
 
-def _needed() -> Iterator[Needed]:
-    for row in Deployment.select():
-        versions = [row.__data__, *([row.live] if row.live else [])]
-        for version in versions:
-            for name, path in ((row.name, version["store_path"]), (CONFIG, version["config_path"])):
-                if is_store_path(path):
-                    yield Needed(row, version["build"], version["commit"], name, path)
+def _needed() -> dict[str, list[Needed]]:
+    """Give each store path with those who need it."""
+    found: dict[str, list[Needed]] = defaultdict(list)
+    rows: Any = Deployment.select(
+        Deployment.project,
+        Deployment.ref,
+        Deployment.name,
+        Deployment.build,
+        Deployment.commit,
+        Deployment.store_path,
+        Deployment.config_path,
+        Deployment.live,
+    ).tuples()
+    for project_id, ref, name, build, commit, store_path, config_path, live in rows:
+        versions = [(build, commit, store_path, config_path)]
+        if live and live["build"] != build:
+            versions.append((live["build"], live["commit"], live["store_path"], live["config_path"]))
+        for number, of_commit, *paths in versions:
+            for path, called in zip(paths, (name, CONFIG), strict=True):
+                if path in found or is_store_path(path):
+                    found[path].append(Needed(project_id, ref, number, of_commit, called))
+    return found
 
 
 def _rooted(directory: Path) -> set[str]:
     found = set()
-    for entry in directory.iterdir() if directory.is_dir() else ():
-        with contextlib.suppress(OSError):
-            found.add(str(entry.readlink()))
+    with contextlib.suppress(FileNotFoundError), os.scandir(directory) as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):
+                found.add(os.readlink(entry.path))  # noqa: PTH115  # as above
     return found
 
 
@@ -76,22 +91,21 @@ def _root(root: Path, path: str) -> None:
     log.warning("gc root repaired", root=str(root), path=path)
 
 
-def _build_again(one: Needed, now: float) -> Build | None:
+def _build_again(one: Needed, path: str, now: float) -> Build | None:
     """Queue the commit once: a build of it that came later and failed is for an operator to repeat."""
-    row = one.row
-    of_ref = (Build.project == row.project_id) & (Build.ref == row.ref)
+    of_ref = (Build.project == one.project_id) & (Build.ref == one.ref)
     with db.write():
         working = Build.select(Build.id).where(of_ref, Build.status << list(builds.UNFINISHED)).exists()
         tried = Build.select(Build.id).where(of_ref, Build.commit == one.commit, Build.id > one.build_id)
         if working or tried.exists():
             return None
         build: Build = Build.create(
-            project=row.project_id,
-            ref=row.ref,
+            project=one.project_id,
+            ref=one.ref,
             commit=one.commit,
             error=builds.GONE_FROM_STORE,
             created_at=now,
             enqueued_at=now,
         )
-    log.warning("gone from the store", path=one.path, ref=row.ref, build_id=build.id)
+    log.warning("gone from the store", path=path, ref=one.ref, build_id=build.id)
     return build
