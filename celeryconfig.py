@@ -58,7 +58,7 @@ beat_schedule = {
         "options": {"expires": _settings.secrets_interval},
     },
 }
-if _settings.forge_url:
+if _settings.reports:
     beat_schedule["hooks"] = {
         "task": "kennel.hooks",
         "schedule": _settings.forge_interval,

@@ -68,7 +68,7 @@ def catch_up(settings: Settings, doorbell: Doorbell, ask: Ask | None = None) -> 
         doorbell.build(build_id)
     if done.removed:
         doorbell.reconcile()
-    if settings.forge_url and (told or done.builds or done.removed):
+    if settings.reports and (told or done.builds or done.removed):
         doorbell.report()
     return done
 
@@ -154,7 +154,7 @@ def _apply(project: Project, change: Change, settings: Settings, now: float, don
             done.removed.append(f"{project.full_name} {ref}")
         case Proposed(proposal):
             row = pull_requests.note(project, proposal)
-            if row is not None and settings.forge_url:
+            if row is not None and settings.reports:
                 return True
             if row is not None:
                 row.trusted = True  # as for a delivery: nobody can be asked

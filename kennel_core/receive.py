@@ -81,7 +81,7 @@ def receive(
         doorbell.build(done.build_id)
     elif done.removed:
         doorbell.reconcile()
-    if settings.forge_url and (done.told or done.removed or done.build_id is not None):
+    if settings.reports and (done.told or done.removed or done.build_id is not None):
         doorbell.report()
     log.info(
         "delivery", project=project.full_name, event_name=name, delivery=delivery_id, outcome=done.outcome
@@ -108,7 +108,7 @@ def _apply(project: Project, event: Event, settings: Settings, now: float) -> _D
             names = refs.remove(project, ref, f"{ref} is gone at the forge", now)
             if environment.is_pull_request(ref):
                 pull_requests.closed(project, ref, names)
-                if not settings.forge_url:  # else a report looks
+                if not settings.reports:  # else a report looks
                     pull_requests.let_in(project, settings, now)
             body = {"status": "removed", "ref": ref, "deployments": names}
             return _Done(f"{ref} removed", body, removed=True)
@@ -124,8 +124,8 @@ def _apply(project: Project, event: Event, settings: Settings, now: float) -> _D
 
 def _asked(project: Project, asked: Asked, settings: Settings, now: float) -> _Done:
     """Keep a command for a report, which asks the forge what its author may do."""
-    if not settings.forge_url:
-        return _ignored("commands in comments need KENNEL_FORGE_URL")
+    if not settings.reports:
+        return _ignored("commands in comments need KENNEL_FORGE_URL and a token")
     if not comment_commands.note(project, asked, now):
         return _ignored("this comment was received before")
     ref = environment.pull_request_ref(asked.number)
@@ -135,12 +135,12 @@ def _asked(project: Project, asked: Asked, settings: Settings, now: float) -> _D
 
 def _proposed(project: Project, seen: Proposal, settings: Settings, now: float) -> _Done:
     """Decide about a pull request, or leave it to a report where the forge must be asked something."""
-    if seen.fork and not settings.forge_url:
+    if seen.fork and not settings.reports:
         return _ignored(f"pull request {seen.number} comes from a fork, whose code is not built")
     row = pull_requests.note(project, seen)
     if row is None:
         return _ignored("nothing that matters has changed")
-    if settings.forge_url:
+    if settings.reports:
         body = {"status": "noted", "ref": seen.ref, "commit": seen.commit}
         return _Done(f"{seen.ref} noted", body, told=True)
     row.trusted = True  # nobody can be asked; who can push to the repository may write

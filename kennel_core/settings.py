@@ -271,6 +271,11 @@ class Settings(pydantic.BaseModel):
         return self.forge_hook_url or f"{base}/webhook"
 
     @property
+    def reports(self) -> bool:
+        """Whether the forge is told what happens, and asked what people may do: that needs a token."""
+        return bool(self.forge_url and self.forge_token_file)
+
+    @property
     def port_range(self) -> range:
         """The ports a service may get."""
         first, last = map(int, self.ports.split("-"))

@@ -23,7 +23,7 @@ _host = LocalHost(settings)
 _backoff = Backoff()
 _reporter = Reporter(settings)
 
-TURN_S = reconcile.SETTLE_S if not settings.forge_url else 1.0  # of a pass: then the forge gets its turn
+TURN_S = reconcile.SETTLE_S if not settings.reports else 1.0  # of a pass: then the forge gets its turn
 
 
 class Failed(Exception):
@@ -66,7 +66,7 @@ def report() -> str:
 
 
 def _ask_for_a_report() -> None:
-    if settings.forge_url:
+    if settings.reports:
         _doorbell.report()
 
 

@@ -1,6 +1,7 @@
 """Which pull requests are built: the gate, by itself and through deliveries."""
 
 import time
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ from tests import deliveries
 from tests.recording_doorbell import RecordingDoorbell
 
 A, B = "a" * 40, "b" * 40
+FORGE = {"forge_url": "http://127.0.0.1:9", "forge_token_file": Path("/nowhere")}
 
 
 class Sender:
@@ -55,7 +57,7 @@ def alone(project: Project, settings: Settings) -> Sender:
 @pytest.fixture
 def asked(project: Project, settings: Settings) -> Sender:
     """Kennel with a forge that can be asked."""
-    return Sender(project, settings.model_copy(update={"forge_url": "http://127.0.0.1:9"}))
+    return Sender(project, settings.model_copy(update=FORGE))
 
 
 RULES = Rules(limit=2, drafts=False, labels=frozenset({"preview"}), excluded=frozenset({"no preview"}))
@@ -100,6 +102,13 @@ def test_without_a_forge_to_ask_a_fork_is_never_built(alone: Sender) -> None:
     assert "fork" in alone.send("opened", fork=True)["reason"]
     assert not Build.select().exists()
     assert not PullRequest.select().exists()
+
+
+def test_a_forge_without_a_token_is_as_none(alone: Sender) -> None:
+    alone.rules(forge_url="http://127.0.0.1:9")
+    assert alone.send("opened")["status"] == "queued"
+    assert "fork" in alone.send("opened", 8, fork=True)["reason"]
+    assert "report" not in alone.doorbell.rung
 
 
 def test_the_forge_is_not_asked_while_it_waits_for_the_answer(asked: Sender) -> None:

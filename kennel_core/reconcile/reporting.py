@@ -74,7 +74,7 @@ class Reporter:
         """
         done = Reported()
         now = time.time()
-        if not self._settings.forge_url or now < self._quiet_until:
+        if not self._settings.reports or now < self._quiet_until:
             return done
         deadline = time.monotonic() + limit
         if now > self._pruned_at + PRUNED_EVERY_S:
