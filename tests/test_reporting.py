@@ -8,6 +8,7 @@ import pytest
 
 from kennel_core import builds, db, deployments, lease, projects, pull_requests, receive
 from kennel_core.adapters.forge import Forge
+from kennel_core.errors import Unavailable
 from kennel_core.models import AuditEntry, Build, Command, Deployment, ForgeReport, PullRequest
 from kennel_core.outputs import Outputs, SiteOutput
 from kennel_core.reconcile.reporting import Reported, Reporter
@@ -542,6 +543,40 @@ def test_a_forge_that_is_down_costs_only_the_delay(loop: Loop) -> None:
     ForgeReport.update(next_at=0).execute()
     loop.report()
     assert loop.statuses(loop.main) == {BUILD: "success", DEPLOY: "success"}
+
+
+def test_a_forge_that_says_when_is_asked_then_and_not_before(loop: Loop) -> None:
+    asked = []
+
+    class Busy(Forge):
+        def set_status(self, *_: object) -> None:
+            asked.append(1)
+            raise Unavailable("forge", "set a status", "429", retry_after=120)
+
+    loop.push(loop.main)
+    busy = Reporter(loop.settings, Busy)
+    busy.report(loop.doorbell)
+    loop.works()
+    assert busy.report(loop.doorbell) == Reported()
+    assert len(asked) == 1
+    assert ForgeReport.get().next_at > time.time() + 100
+    other = Reporter(loop.settings, Busy)  # another process: what was refused waits, the rest may be tried
+    other.report(loop.doorbell)
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize("permission", ["read", "write"])
+def test_a_bot_that_may_not_ask_for_permissions_lets_nobody_in(loop: Loop, permission: str) -> None:
+    loop.gitea.allow(loop.name, BOT, permission)
+    number, commit = loop.pull()
+    loop.says(number, "/kennel approve")
+    loop.report()
+    assert not Build.select().exists()
+    assert PullRequest.get().state == "waiting"
+    assert "does not tell Kennel" in Command.get().outcome
+    pull_requests.approve(loop.project, number, commit, "root@host", time.time())
+    loop.report()
+    assert Build.get().commit == commit
 
 
 def test_a_commit_that_the_forge_does_not_know_hinders_no_other(loop: Loop) -> None:
