@@ -345,6 +345,27 @@ def test_gc_roots_are_kept_for_the_last_builds_only(world: World) -> None:
     assert [path.name for path in settings.gcroots_dir.iterdir()] == ["somebody-elses"]
 
 
+def test_what_a_pass_that_was_killed_before_it_swept_left_is_swept_by_the_next(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.settings.gcroots_dir.mkdir()
+    build = world.build(world.site("one"), ref="dev")
+    root = world.settings.gcroots_dir / f"{build.id}-docs"
+    root.symlink_to(world.store)
+    world.converge()
+    with db.write():
+        refs.remove(world.project, "dev", "gone", time.time())
+
+    with monkeypatch.context() as patch:
+        patch.setattr("kennel_core.reconcile.leftovers.sweep", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            world.converge()
+    assert root.is_symlink()
+    world.converge()
+
+    assert not root.is_symlink()
+
+
 def test_lost_messages_are_rung_again_by_the_pass(world: World) -> None:
     with db.write():
         build = builds.enqueue(world.project, "main", "a" * 40, time.time() - builds.RING_AGAIN_S - 1)

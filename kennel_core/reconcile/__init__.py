@@ -48,14 +48,17 @@ def converge(
         AdapterError: the host could not be observed, or another pass holds the lock; nothing was changed.
     """
     report = Report(again=True)
-    with only_one(settings.reconcile_lock):
+    with only_one(settings.reconcile_lock) as lock:
+        swept = leftovers.begin(lock)
         deadline = time.monotonic() + limit
         expiry.expire(settings, time.time())
         while report.again and time.monotonic() < deadline:
             report.add(run_pass(settings, doorbell, host, backoff))
         leftovers.end_lost_work(settings)
-        leftovers.sweep(settings, time.time())
+        if report.result != "unchanged" or not swept or leftovers.is_due(settings, time.time()):
+            leftovers.sweep(settings, time.time())
         roots.repair(settings, doorbell, time.time())
+        leftovers.end(lock)
     if report.again:
         doorbell.reconcile()
     return report

@@ -205,8 +205,8 @@ def unit_spec(row: Desired, settings: Settings) -> UnitSpec:
 
 
 @contextmanager
-def only_one(lock: Path) -> Iterator[None]:
-    """Hold the host's lock for a pass; the kernel drops it when the holder dies.
+def only_one(lock: Path) -> Iterator[int]:
+    """Hold the host's lock for a pass; the kernel drops it when the holder dies. Gives its descriptor.
 
     Raises:
         Unavailable: another pass held it for LOCK_TIMEOUT_S.
@@ -221,7 +221,7 @@ def only_one(lock: Path) -> Iterator[None]:
                     "reconciler", "lock", f"another pass has held {lock} for {LOCK_TIMEOUT_S:.0f} s"
                 )
             time.sleep(0.05)
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)
 

@@ -1,5 +1,6 @@
 """What builds and deliveries leave behind: GC roots of outputs, build directories, ids of deliveries."""
 
+import os
 import shutil
 from collections.abc import Collection
 from pathlib import Path
@@ -19,11 +20,28 @@ PRUNE_EVERY_S = 3600.0
 DELIVERIES_KEPT_S = 30 * 86_400.0  # a delivery that comes again later than this counts as new
 
 
-def sweep(settings: Settings, now: float) -> None:
-    """Drop GC roots and units' files that nothing needs, and old deliveries; cheap where there are none.
+def begin(lock: int) -> bool:
+    """Note in the file of the lock that a pass has begun; False when the one before was killed.
 
-    Every pass does so: one that was killed may have left them though nothing else has to change.
+    It may have left something to sweep though nothing else has to change.
     """
+    ended = os.fstat(lock).st_size > 0
+    os.ftruncate(lock, 0)
+    return ended
+
+
+def end(lock: int) -> None:
+    """Note that the pass has come to its end."""
+    os.pwrite(lock, b"ended\n", 0)
+
+
+def is_due(settings: Settings, now: float) -> bool:
+    """Tell whether to sweep because of the time that went by."""
+    return _is_due(settings.runtime_dir / "swept", now)
+
+
+def sweep(settings: Settings, now: float) -> None:
+    """Drop GC roots and units' files that nothing needs, old deliveries and old logs."""
     files = UnitFiles(settings.inputs_dir)
     for unit in set(files.units()) - resources.units().keys():
         files.remove(unit)
