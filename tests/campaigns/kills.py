@@ -116,9 +116,9 @@ def play(  # the size of a campaign
     pusher = Pusher(stack, pushes, rate, random.Random(dice.random()))
     began = time.monotonic()
     pusher.thread.start()
-    pause = pushes / rate / (kills + 1)
     for done in range(kills):
-        time.sleep(pause * dice.uniform(0.5, 1.5))
+        due = (done + dice.uniform(0.5, 1.5)) * pushes / (kills + 1)
+        until(lambda due=due: len(pusher.builds) >= due, timeout=300, what="web answers pushes")
         victim = dice.choice(VICTIMS)
         _kill(stack, victim)
         outcome.killed[victim] += 1

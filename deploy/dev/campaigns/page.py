@@ -1,5 +1,6 @@
 """docs/reliability.md: one section for each module, renewed when it was played at full length."""
 
+import importlib
 import os
 import platform
 import re
@@ -19,22 +20,21 @@ Written by `make campaign`; do not edit, but for deploy/dev/campaigns/found.md. 
 Caddy, PostgreSQL, Redis, Celery, gunicorn, git, nix and SQLite) but the machine of the random histories:
 that is a model, which passes the same tests as the real one.
 """
-TITLES = {
-    "crashes": "Killed at every effect of the golden scenario",
-    "pipeline": "Killed at every effect of a build by nix",
-    "histories": "Random histories",
-    "kills": "All of Kennel killed at random",
-}
 
 
 def update(name: str, rows: Sequence[Row], seed: int, seconds: float) -> None:
     """Put a module's section in the place of the one that is there."""
     sections = _sections(PATH.read_text() if PATH.exists() else "")
-    sections[TITLES[name]] = _section(name, rows, seed, seconds)
-    ordered = [
-        f"## {title}\n\n{sections[title]}\n" for title in (TITLES[m] for m in MODULES) if title in sections
-    ]
+    sections[_title(name)] = _section(name, rows, seed, seconds)
+    titles = [title for title in map(_title, MODULES) if title in sections]
+    ordered = [f"## {title}\n\n{sections[title]}\n" for title in titles]
     PATH.write_text("\n".join([PREFACE, *ordered, FOUND.read_text()]))
+
+
+def _title(name: str) -> str:
+    """Take the first line of what the module says of itself."""
+    said = importlib.import_module(f"campaigns.{name}").__doc__ or name
+    return said.partition("\n\n")[0].replace("\n", " ").rstrip(".")
 
 
 def _sections(text: str) -> dict[str, str]:
