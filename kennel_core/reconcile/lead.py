@@ -11,9 +11,7 @@ from kennel_core.reconcile.host import Host
 log = structlog.get_logger(__name__)
 
 
-def lead(
-    host: Host, entries: Collection[routes.Entry], own: routes.Own | None, directory: Path
-) -> bool:
+def lead(host: Host, entries: Collection[routes.Entry], own: routes.Own | None, directory: Path) -> bool:
     """Write what differs, and nothing else; returns whether anything did.
 
     A new version is a file in `directory` that says something else, which cuts no connection. The table is
