@@ -55,7 +55,7 @@ def converge(
         while report.again and time.monotonic() < deadline:
             report.add(run_pass(settings, doorbell, host, backoff))
         leftovers.end_lost_work(settings)
-        if report.result != "unchanged" or not swept or leftovers.is_due(settings, time.time()):
+        if leftovers.is_due(settings, time.time()) or report.result != "unchanged" or not swept:
             leftovers.sweep(settings, time.time())
         roots.repair(settings, doorbell, time.time())
         leftovers.end(lock)
