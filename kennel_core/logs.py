@@ -91,6 +91,11 @@ def redact(text: str) -> str:
     return text
 
 
+def redactor() -> Redactor:
+    """Make one that knows the registered secrets, for text that comes in pieces."""
+    return Redactor(_secrets)
+
+
 def escape(text: str) -> str:
     r"""Make control characters visible: an escape sequence in a log must not reach a terminal.
 

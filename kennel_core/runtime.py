@@ -6,6 +6,7 @@ from typing import Any
 
 from kennel_core import deployments
 from kennel_core.adapters import health, journal
+from kennel_core.adapters.lines import Piece
 from kennel_core.adapters.systemd import Systemd
 from kennel_core.adapters.unit_files import UnitFiles
 from kennel_core.errors import Conflict, NotFound, RequestError
@@ -88,10 +89,16 @@ def deployment_logs(
 
 
 def _shown(lines: Generator[str, None, None], redactor: Redactor) -> Iterator[str]:
-    """Leave out secrets. Closed, it ends what it reads from at once."""
+    """Leave out secrets, also where a long line was cut. Closed, it ends what it reads from at once."""
+    goes_on = False
     with contextlib.closing(lines):
         for line in lines:
-            yield redactor.redact(line)
+            if line and (goes_on or isinstance(line, Piece)):
+                stamp, _, message = line.partition(" ")
+                goes_on = isinstance(line, Piece)
+                yield f"{stamp} {redactor.feed(message)}{'' if goes_on else redactor.end()}"
+            else:
+                yield redactor.redact(line)
 
 
 def may_show_logs(settings: Settings) -> bool:

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from kennel_core.adapters.lines import Piece
 from kennel_core.errors import Unavailable
 
 READ_TIMEOUT_S = 10.0  # without a byte, when not following
@@ -23,7 +24,7 @@ BEAT_S = 1.0  # how often a follower hears something
 ENTRY_MAX = 1024 * 1024  # bytes of one entry as JSON; a longer one is left out
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_FIELDS = "MESSAGE,_SYSTEMD_UNIT,_UID"
+_FIELDS = "MESSAGE,_SYSTEMD_UNIT,_UID,_LINE_BREAK"
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-_])")
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
@@ -42,7 +43,8 @@ def read(  # noqa: PLR0913  # what a reader of a log can choose
     They are those of all its revisions, and what systemd says of `unit`. For `since` see `parse_since`.
     With `follow` it goes on for ever and yields "" about every second in which nothing came, so that the
     caller notices when its own reader has gone. Closing the generator ends the process behind it.
-    `directory` is the journal's where it is not the host's own.
+    `directory` is the journal's where it is not the host's own. A line that was too long for the journal
+    comes in parts, of which all but the last are a `Piece`.
 
     Raises:
         ValueError: `since` is malformed.
@@ -137,8 +139,9 @@ def _lines(entry: Mapping[str, Any], unit: str | None) -> Iterator[str]:
         return
     moment = datetime.fromtimestamp(int(entry["__REALTIME_TIMESTAMP"]) / 1e6, UTC)
     stamp = f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond:06d}Z"
+    goes_on = entry.get("_LINE_BREAK") == "line-max"
     for message in _messages(entry):
-        yield f"{stamp} {message}"
+        yield Piece(f"{stamp} {message}") if goes_on else f"{stamp} {message}"
 
 
 def _messages(entry: Mapping[str, Any]) -> list[str]:

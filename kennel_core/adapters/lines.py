@@ -25,6 +25,12 @@ def clean(text: str) -> str:
     return _CONTROLS.sub("", _ESCAPES.sub("", text))
 
 
+class Piece(str):
+    """A part of a line that the next text goes on with."""
+
+    __slots__ = ()
+
+
 class Splitter:
     """Cuts one stream into lines. Bytes that are not UTF-8 become U+FFFD."""
 
@@ -38,7 +44,7 @@ class Splitter:
             yield from _pieces(line)
         rest = _overwritten(rest)
         while len(rest) > LINE_MAX:
-            yield _text(rest[:LINE_MAX])
+            yield Piece(_text(rest[:LINE_MAX]))
             rest = rest[LINE_MAX:]
         self._rest = rest
 
@@ -55,7 +61,8 @@ def _pieces(line: bytes) -> Iterator[str]:
         yield _text(line)
         return
     for start in range(0, len(line), LINE_MAX):
-        yield _text(line[start : start + LINE_MAX])
+        text = _text(line[start : start + LINE_MAX])
+        yield text if start + LINE_MAX >= len(line) else Piece(text)
 
 
 def _overwritten(line: bytes) -> bytes:

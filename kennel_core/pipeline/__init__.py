@@ -14,7 +14,7 @@ import structlog
 
 from kennel_core import lease
 from kennel_core.errors import AdapterError, Cancelled, Fenced, Overtaken, ProjectError, Unavailable
-from kennel_core.logs import redact
+from kennel_core.logs import escape, redact
 from kennel_core.models import Build
 from kennel_core.outputs import Outputs
 from kennel_core.pipeline import clone, discover, packages, publish, results
@@ -49,7 +49,7 @@ def run(build: Build, settings: Settings) -> None:
             if isinstance(exc, Unavailable) and exc.system == "database":
                 raise
             job.log.close()
-            lease.fail(build, redact(str(exc)), time.time())
+            lease.fail(build, escape(redact(str(exc))), time.time())
     except Fenced as exc:
         _logger.warning(str(exc), build_id=build.id)
 

@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Callable
+from urllib.parse import unquote, urlsplit
 
 from kennel_core import builds, overtaking
 from kennel_core.adapters.forge import doorway
 from kennel_core.adapters.process import Finished
 from kennel_core.environment import git_ref, is_pull_request
 from kennel_core.errors import BuildFailed, ConfigError, Overtaken
-from kennel_core.logs import redact, register_secret
+from kennel_core.logs import escape, redact, register_secret
 from kennel_core.manifest import plain
 from kennel_core.pipeline import commands
 from kennel_core.pipeline.job import Job, failed
@@ -43,7 +44,7 @@ def clone(job: Job) -> None:
         if done.exit_code != 0 or done.timed_out:
             raise failed(done, what, "see the lines above", "KENNEL_CLONE_TIMEOUT")
 
-    job.log.line(PHASE, f"fetching {commit} of {ref} from {url}")
+    job.log.line(PHASE, escape(f"fetching {commit} of {ref} from {url}"))
     must(commands.git_init(job.source, commit), "making a repository")
     head = "" if job.build.error == builds.GONE_FROM_STORE else _head(git, ref)
     if _has_moved(job, head):
@@ -98,7 +99,12 @@ def _advice(done: Finished) -> str:
 
 
 def _access(url: str, settings: Settings) -> dict[str, str]:
-    """Give what lets git into a private repository of the forge; nothing for every other host."""
+    """Give what lets git into a private repository of the forge; nothing for every other host.
+
+    That, and a password in the URL, is kept out of the log however it is written.
+    """
+    if password := urlsplit(url).password:
+        register_secret(unquote(password))
     try:
         token = doorway.token_for(settings, url)
     except ConfigError as exc:

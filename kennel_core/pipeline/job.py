@@ -10,8 +10,10 @@ from pathlib import Path
 
 from kennel_core import lease, metrics, naming
 from kennel_core.adapters import process, process_tree
+from kennel_core.adapters.lines import Piece
 from kennel_core.adapters.process import Command, Finished
 from kennel_core.errors import BuildFailed, Cancelled, Fenced, Unavailable
+from kennel_core.logs import redact
 from kennel_core.models import Build
 from kennel_core.pipeline import commands
 from kennel_core.pipeline.log import BuildLog
@@ -109,8 +111,9 @@ class Job:
         """
 
         def on_line(phase: str, text: str) -> None:
-            for prefix in strip.get(phase, ()):
-                text = text.removeprefix(prefix)
+            if not isinstance(text, Piece):
+                for prefix in strip.get(phase, ()):
+                    text = text.removeprefix(prefix)
             self.log.line(phase, text)
 
         return process.run(wanted, limit=limit or len(wanted), on_line=on_line, on_tick=self.tick)
@@ -142,7 +145,8 @@ def reason(done: Finished) -> str:
     lines = [line.strip() for line in done.tail if line.strip()]
     errors = [line for line in lines if line.startswith(("error: ", "fatal: ", "remote: error: "))]
     if errors or lines:
-        return (errors or lines)[-1][:300].rstrip(".;:")
+        said = redact((errors or lines)[-1])  # before it is cut: half a secret is not known as one
+        return said[:300].rstrip(".;:")
     return f"exit status {done.exit_code} and no output"
 
 

@@ -7,8 +7,10 @@ from collections import deque
 import structlog
 
 from kennel_core import lease
-from kennel_core.logs import redact
+from kennel_core.adapters.lines import Piece
+from kennel_core.logs import redact, redactor
 from kennel_core.models import Build
+from kennel_core.redaction import Redactor
 
 FLUSH_S = 0.25
 BATCH_MAX = 64 * 1024  # characters
@@ -29,6 +31,7 @@ class BuildLog:
         self._logger = _logger.bind(build_id=build.id)
         self._pending: dict[str, list[str]] = {}
         self._pending_size = 0
+        self._long: dict[str, Redactor] = {}  # of phases whose line goes on
         self._flushed_at = time.monotonic()
         self._room = LOG_MAX
         self._left_out = 0
@@ -40,7 +43,7 @@ class BuildLog:
         Raises:
             Fenced: the lease was lost.
         """
-        text = redact(text)
+        text = self._redacted(phase, text)
         if _SEPARATOR.match(text):
             text = f" {text}"  # only the phase's own name makes a separator
         self._logger.info(text, phase=phase)
@@ -50,6 +53,15 @@ class BuildLog:
             return
         self._room -= len(text)
         self._keep(phase, text)
+
+    def _redacted(self, phase: str, text: str) -> str:
+        """Leave out secrets, also one that a line of several pieces has where it was cut."""
+        if isinstance(text, Piece):
+            return self._long.setdefault(phase, redactor()).feed(text)
+        if phase not in self._long:
+            return redact(text)
+        rest = self._long.pop(phase)
+        return rest.feed(text) + rest.end()
 
     def flush(self) -> None:
         """Store what is pending.

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from kennel_core.errors import BuildFailed
-from kennel_core.manifest import Manifest
+from kennel_core.manifest import Manifest, plain
 from kennel_core.outputs import Outputs, ServiceOutput, SiteOutput
 from kennel_core.pipeline import commands
 from kennel_core.pipeline.discover import Discovered
@@ -74,7 +74,7 @@ def executable(service: str, store_path: str, main_program: str | None) -> str:
             phase(service),
             f"package {service} has no program in bin/; install one as bin/{service} and push again",
         )
-    shown = ", ".join(candidates[:SHOWN_MAX])
+    shown = ", ".join(plain(name) for name in candidates[:SHOWN_MAX])
     raise BuildFailed(
         phase(service),
         f"package {service} has several programs and none is called {service}: {shown}; "
@@ -96,7 +96,8 @@ def _check_sites(job: Job, manifest: Manifest, paths: Mapping[str, str]) -> None
             name, target = link
             raise BuildFailed(
                 phase(package),
-                f"{name} of site package {package} is a symbolic link that leaves the store, to {target}; "
+                f"{plain(name)} of site package {package} is a symbolic link that leaves the store, "
+                f"to {plain(target)}; "
                 "copy the file in place of linking it",
             )
 
