@@ -14,7 +14,7 @@ def rows(campaign: Campaign) -> Iterator[Row]:
     reference = building.play(None)
     moments = [int(option) for option in campaign.options] or list(range(len(reference.effects)))
     killed, found = 0, []
-    for moment in moments:
+    for number, moment in enumerate(moments, 1):
         played = building.play(moment)
         killed += played.killed
         differing = sorted(set(reference.left) ^ set(played.left))
@@ -22,7 +22,7 @@ def rows(campaign: Campaign) -> Iterator[Row]:
             at = played.effects[-1]
             found.append(f"killed {at}: {differing}; repeat it with: deploy/dev/campaign pipeline {moment}")
             campaign.say(found[-1])
-        campaign.say(f"moment {moment} of {len(moments)}")
+        campaign.say(f"kill {number} of {len(moments)}")
     yield Row(
         "kills at the effects of a build by nix that is taken again and ends as if it had not been killed",
         f"{killed - len(found)} of {killed}",
