@@ -5,7 +5,8 @@ import random
 import pytest
 
 from tests.campaigns import histories
-from tests.campaigns.history import FIRST, History
+from tests.campaigns.history import History
+from tests.campaigns.stage import FIRST
 
 COUNT = 100
 

@@ -18,7 +18,7 @@ from kennel_core.reconcile import routes
 from kennel_core.reconcile.host import Host, LocalHost
 from kennel_core.reconcile.plan import Desired, Health
 from kennel_core.settings import Settings
-from tests.campaigns.golden import PROGRAM
+from tests.campaigns.versions import PROGRAM
 from tests.model_host import Machine, ModelHost
 from tests.servers.caddy import CaddyServer, programs
 from tests.servers.ports import free_port

@@ -14,36 +14,21 @@ from typing import Any
 
 from kennel_core import db, effects, lease, migrations, pipeline, projects, resources, webhook
 from kennel_core.adapters.systemd import Systemd
-from kennel_core.errors import BuildFailed, NotFound
+from kennel_core.errors import NotFound
 from kennel_core.models import Build, BuildStatus, Resource
 from kennel_core.naming import digest
-from kennel_core.outputs import Outputs, ServiceOutput, SiteOutput
-from kennel_core.pipeline.job import Job
 from kennel_core.receive import receive
 from kennel_core.reconcile import converge
 from kennel_core.reconcile.backoff import Backoff
 from kennel_core.reconcile.host import LocalHost
 from kennel_core.settings import Settings
 from tests import deliveries
-from tests.campaigns import forked, look
+from tests.campaigns import forked, look, versions
 from tests.servers.caddy import CaddyServer
 from tests.servers.postgres import KENNEL_ROLE, PostgresServer
 from tests.servers.systemd import PrivateSystemd
 from tests.waiting import until
 
-PROGRAM = """#!/usr/bin/perl
-use Socket;
-$SIG{PIPE} = "IGNORE";
-socket(my $server, PF_INET, SOCK_STREAM, 0) or die $!;
-setsockopt($server, SOL_SOCKET, SO_REUSEADDR, 1);
-bind($server, sockaddr_in($ENV{PORT}, INADDR_LOOPBACK)) or die $!;
-listen($server, 100);
-while (accept(my $client, $server)) {
-    while (<$client>) { last if /^\\r?\\n$/ }
-    print $client "HTTP/1.1 STATUS\\r\\nContent-Length: 1\\r\\nConnection: close\\r\\n\\r\\nVERSION";
-    close $client;
-}
-"""
 HOSTS = [
     f"shop-{item}-{slug}.localhost" for item in ("api", "docs", "blog") for slug in ("main", "pr-7", "dev")
 ] + [f"shop-{slug}.localhost" for slug in ("main", "pr-7", "dev")]
@@ -208,7 +193,7 @@ class Golden:
     def _kennel(self) -> Any:
         db.configure(self.settings.database)
         self._bell, self._host, self._backoff = Bell(), LocalHost(self.settings), Backoff()
-        pipeline._phases = self._phases
+        pipeline._phases = lambda job: versions.phases(job, self.store)
         return db.connection()
 
     def _pass(self) -> None:
@@ -223,55 +208,14 @@ class Golden:
                 pipeline.run(build, self.settings)
                 self._bell.reconcile()
 
-    def _phases(self, job: Job) -> Outputs:
-        done = job.run(job.command("build", ["/bin/echo", "building"], 30))
-        assert done.exit_code == 0
-        version = next(
-            name for name in ("A", "B", "C", "D", "E", "sick", "broken") if _commit(name) == job.build.commit
-        )
-        if version == "broken":
-            raise BuildFailed("build", "it does not compile")
-        outputs = self._outputs(version)
-        for item in (*outputs.services, *outputs.sites):
-            root = job.root(item.name)
-            root.unlink(missing_ok=True)  # of an attempt that was killed; nix replaces it, too
-            with effects.Effect("gc root"):
-                root.symlink_to(item.store_path)
-        return outputs
-
-    def _outputs(self, version: str) -> Outputs:
-        service, site = self.store / f"{version}-api", self.store / f"{version}-docs"
-        if not site.exists():
-            (service / "bin").mkdir(parents=True)
-            status = "503 No" if version == "sick" else "200 OK"
-            (service / "bin/api").write_text(PROGRAM.replace("STATUS", status).replace("VERSION", version[0]))
-            (service / "bin/api").chmod(0o755)
-            site.mkdir()
-            (site / "index.html").write_text(version)
-        kinds = {"postgres": self.settings.postgres, "valkey": self.settings.valkey}
-        return Outputs(
-            config_path=str(self.store),
-            resources=[kind for kind, configured in kinds.items() if configured],
-            services=[
-                ServiceOutput(
-                    name="api",
-                    store_path=str(service),
-                    command=[str(service / "bin/api")],
-                    health_path="/",
-                    health_timeout=1 if version == "sick" else 20,
-                )
-            ],
-            sites=[SiteOutput(name="docs" if version != "B" else "blog", store_path=str(site))],
-        )
-
     # --- what people and the forge do
 
     def _push(self, version: str, branch: str, again: str = "") -> None:
-        document = deliveries.push(f"refs/heads/{branch}", _commit(version))
+        document = deliveries.push(f"refs/heads/{branch}", versions.commit(version))
         self._deliver(f"push {version}{again}", document, "push")
 
     def _pull_request(self, action: str, version: str) -> None:
-        self._deliver(action, deliveries.pull_request(action, 7, _commit(version)), "pull_request")
+        self._deliver(action, deliveries.pull_request(action, 7, versions.commit(version)), "pull_request")
 
     def _deliver(self, name: str, document: dict, event: str) -> None:
         secret = projects.webhook_secret(projects.find("acme/shop"), self.settings.secret_key_file)
@@ -289,10 +233,6 @@ class Golden:
     def _confirm(self) -> None:
         rows = Resource.select().where(Resource.kind != resources.UNIT)
         resources.confirm([row.id for row in rows], time.time())
-
-
-def _commit(version: str) -> str:
-    return version.encode().hex().ljust(40, "0")
 
 
 def moments(reference: Lap, steps: Iterator[str] | None = None) -> list[tuple[str, int]]:

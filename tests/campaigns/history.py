@@ -4,11 +4,7 @@ Kennel's core is real: deliveries, builds, leases, rows and passes. Time goes by
 """
 
 import json
-import shutil
-import tempfile
-import time
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,29 +13,20 @@ from kennel_core import (
     builds,
     db,
     deployments,
-    effects,
     lease,
-    migrations,
-    ports,
-    projects,
     resources,
     webhook,
 )
-from kennel_core.effects import Effect
-from kennel_core.errors import AdapterError, BuildFailed, Cancelled, Conflict, Fenced
-from kennel_core.models import FINAL, Build, BuildStatus, Delivery, Deployment, Project
+from kennel_core.errors import BuildFailed, Cancelled, Fenced
+from kennel_core.models import FINAL, Build, BuildStatus, Delivery, Deployment
 from kennel_core.outputs import Outputs, ServiceOutput, SiteOutput
 from kennel_core.receive import receive
 from kennel_core.reconcile import converge, routes
-from kennel_core.reconcile.backoff import Backoff
-from kennel_core.settings import Settings
 from tests import deliveries
 from tests.campaigns import look
-from tests.model_host import FOREIGN, Machine, ModelHost
+from tests.campaigns.stage import Stage
+from tests.model_host import FOREIGN
 
-MEMORY = Path("/dev/shm")
-PORTS = "30000-30039"
-FIRST = 1_700_000_000.0
 PLANS = ("ok", "site too", "does not build", "hangs", "sick", "broken")
 ENDS_WELL = ("ok", "site too", "hangs")
 LOST = ("its worker was lost", "waited a day")  # why a build may fail that nothing is wrong with
@@ -49,31 +36,6 @@ FOREIGN_ROUTE = {
     "handle": [{"handler": "static_response"}],
 }
 FOREIGN_UNIT = "kennel-of-somebody-else.service"
-
-
-class Killed(BaseException):
-    """Kennel was killed here."""
-
-
-class Clock:
-    """Stands still until somebody sleeps; `jump` moves only what the wall shows."""
-
-    def __init__(self) -> None:
-        self.wall, self.steady = FIRST, 1000.0
-
-    def time(self) -> float:
-        return self.wall
-
-    def monotonic(self) -> float:
-        self.sleep(0.001)
-        return self.steady
-
-    def sleep(self, seconds: float) -> None:
-        self.wall += seconds
-        self.steady += seconds
-
-    def jump(self, seconds: float) -> None:
-        self.wall += seconds
 
 
 @dataclass(frozen=True)
@@ -87,24 +49,11 @@ class Sent:
     event: str
 
 
-class History:
+class History(Stage):
     """Every method but `end` is one thing that happens."""
 
     def __init__(self) -> None:
-        self.home = Path(tempfile.mkdtemp(prefix="kennel-history.", dir=MEMORY if MEMORY.is_dir() else None))
-        self.settings = Settings(
-            state_dir=self.home / "state",
-            runtime_dir=self.home / "run",
-            gcroots_dir=self.home / "gcroots",
-            ports=PORTS,
-            drain_timeout=1.0,
-            preview_stop_days=0,
-            preview_remove_days=0,
-        )
-        self.store = self.home / "store"
-        self.store.mkdir()
-        self.clock = Clock()
-        self.machine = Machine()
+        super().__init__()
         self.machine.table.insert(0, FOREIGN_ROUTE)
         self.machine.units[FOREIGN_UNIT] = "active"
         self.plans: dict[str, str] = {}
@@ -114,30 +63,6 @@ class History:
         self.answered: list[Sent] = []
         self.running: list[Build] = []  # in the hands of workers
         self.serving: set[str] = set()  # hosts that answer, and have no reason not to
-        self.kill_in: int | None = None
-        self.wrote: list[str] = []
-        self.rung: list[int] = []
-        self._undo = [(module, name, getattr(module, name)) for module, name in PATCHED]
-        for module, name, own in (
-            (time, "time", self.clock.time),
-            (time, "monotonic", self.clock.monotonic),
-            (time, "sleep", self.clock.sleep),
-            (ports, "can_bind", self._is_free),
-        ):
-            setattr(module, name, own)
-        _prepare(self.settings)
-        db.configure(self.settings.database)
-        db.database.connect()
-        self.project = Project.get()
-        self.secret = projects.webhook_secret(self.project, self.settings.secret_key_file)
-        self._start_kennel()
-
-    def close(self) -> None:
-        effects.watch(None)
-        db.database.close()
-        for module, name, original in self._undo:
-            setattr(module, name, original)
-        shutil.rmtree(self.home)
 
     # --- the forge and people
 
@@ -165,9 +90,9 @@ class History:
     def comes_again(self, which: int) -> None:
         """Deliver once more what was answered: it changes nothing."""
         if self.answered:
-            before = self._rows()
+            before = self.rows()
             self.alive(lambda: self._receive(self.answered[which % len(self.answered)]))
-            assert look.differences(before, self._rows()) == []
+            assert look.differences(before, self.rows()) == []
 
     def cancel(self, which: int) -> None:
         if found := [row.id for row in builds.recent(None, 10)]:
@@ -263,7 +188,7 @@ class History:
         self.kill_in, self.running = None, []
         self.caddy(up=True)
         self.systemd(up=True)
-        self._start_kennel()
+        self.start_kennel()
         while self.held:
             self._deliver(self.held.pop(0))
         self.plans = {commit: "ok" if plan == "hangs" else plan for commit, plan in self.plans.items()}
@@ -279,11 +204,11 @@ class History:
         self.wait(700)  # who crashed is forgiven
         for _ in range(2):
             self.pass_()
-        before, machine = self._rows(), repr(self.machine)
+        before, machine = self.rows(), repr(self.machine)
         self.wrote = []
         self.pass_()
         assert set(self.wrote) <= {"commit"}, f"a third pass had effects: {self.wrote}"
-        assert look.differences(before, self._rows()) == [], "a third pass wrote"
+        assert look.differences(before, self.rows()) == [], "a third pass wrote"
         assert repr(self.machine) == machine, "a third pass changed something"
         self.check()
         self._check_end()
@@ -334,47 +259,6 @@ class History:
                 f"{build.status}, {plan}: {error}"
             )
 
-    # --- the doorbell
-
-    def build(self, build_id: int) -> None:
-        with Effect("publish"):
-            self.rung.append(build_id)
-
-    def reconcile(self) -> None:
-        with Effect("publish"):
-            pass
-
-    report = reconcile
-
-    # ---
-
-    def alive(self, action: Callable[[], Any]) -> bool:
-        """Run something of Kennel's; False when it was killed, and started again."""
-        try:
-            action()
-        except Killed:
-            db.database.close()
-            db.database.connect()
-            self._start_kennel()
-            return False
-        except (AdapterError, Conflict):
-            pass  # the task ends, and is logged
-        return True
-
-    def _start_kennel(self) -> None:
-        self.host = ModelHost(self.settings, self.machine, self.clock.sleep)
-        self.backoff = Backoff()
-        self.rung = []  # messages may be lost with it
-        effects.watch(self._watch)
-
-    def _watch(self, name: str, when: str) -> None:
-        self.wrote.append(name)
-        if self.kill_in is not None:
-            self.kill_in -= 1
-            if self.kill_in < 0:
-                self.kill_in = None
-                raise Killed(f"{when} {name}")
-
     def _commit(self, plan: str) -> str:
         commit = f"{len(self.plans) + 1:040x}"
         self.plans[commit] = plan
@@ -414,7 +298,7 @@ class History:
         now, plan = self.clock.time(), self.plans[build.commit]
         if plan == "hangs":
             return
-        before = self._rows()
+        before = self.rows()
         try:
             try:
                 lease.append_log(build, [("build", "building\n")])
@@ -425,35 +309,9 @@ class History:
             except BuildFailed as exc:
                 lease.fail(build, str(exc), now)
         except Fenced:
-            assert look.differences(before, self._rows()) == [], "who lost the lease wrote"
+            assert look.differences(before, self.rows()) == [], "who lost the lease wrote"
         else:
             self.reconcile()
-
-    def _is_free(self, port: int) -> bool:
-        return port not in self.machine.listeners
-
-    def _rows(self) -> look.Seen:
-        return look.rows(exact=True)
-
-
-PATCHED = ((time, "time"), (time, "monotonic"), (time, "sleep"), (ports, "can_bind"))
-_template: list[tuple[bytes, bytes]] = []
-
-
-def _prepare(settings: Settings) -> None:
-    """Make database and key; the first time as set-up does, then from a copy."""
-    if _template:
-        settings.state_dir.mkdir()
-        settings.secret_key_file.write_bytes(_template[0][0])
-        settings.secret_key_file.chmod(0o600)
-        settings.database.write_bytes(_template[0][1])
-        return
-    db.configure(settings.database)
-    projects.create_secret_key(settings.secret_key_file)
-    migrations.migrate(settings.database)
-    with db.connection():
-        projects.add("acme/shop", "https://forge.example.org/acme/shop.git", "main")
-    _template.append((settings.secret_key_file.read_bytes(), settings.database.read_bytes()))
 
 
 def _id(sent: Sent) -> str:

@@ -10,7 +10,7 @@ from kennel_core import pipeline
 from kennel_core.outputs import Outputs, ServiceOutput, SiteOutput
 from kennel_core.pipeline.job import Job
 from kennel_tasks.__main__ import main
-from tests.campaigns.golden import PROGRAM
+from tests.campaigns.versions import PROGRAM
 
 SECONDS = "0.2"
 

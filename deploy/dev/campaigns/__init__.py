@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT))  # the servers and scenarios that tests use
 
-MODULES = ("crashes", "pipeline", "histories", "kills")
+MODULES = ("crashes", "pipeline", "histories", "kills", "hostile")
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 
 from campaigns import ROOT, Campaign, Row
+from tests.campaigns import stage
 
 TARGET = 10_000
 BATCH = 250  # histories of one seed, so that one that fails is found again soon
@@ -44,6 +45,7 @@ def rows(campaign: Campaign) -> Iterator[Row]:
         for _, process in running:
             process.kill()
             process.wait()
+            stage.remove_left_by(process.pid)
     yield Row(
         f"random histories with {kills} kills that converge in two passes, the third writing nothing",
         f"{played}, {len(found)} batches failed" if found else f"all of {played}",
