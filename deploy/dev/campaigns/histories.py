@@ -31,8 +31,9 @@ def rows(campaign: Campaign) -> Iterator[Row]:
         while seeds or running:
             while seeds and len(running) < (os.cpu_count() or 1):
                 running.append((seeds[0], _started(seeds.pop(0), min(BATCH, count))))
-            seed, process = running.pop(0)
+            seed, process = running[0]  # it stays in the list: an interruption must find it
             said, wrong = process.communicate(timeout=SECONDS)
+            running.pop(0)
             if process.returncode == 0:
                 played += int(said.split()[0])
                 kills += int(said.split()[1])
