@@ -518,10 +518,9 @@ def test_hostile_branch_names_are_made_safe_or_refused(remote: Remote, tmp_path:
         ["strace", "-f", "-qq", "-s", "400", "-e", "trace=execve", "-o", trace, "-p", children]
     )
     try:
-        commit = remote.push(files("one"))
         numbers = []
         for branch in (*HOSTILE, *REFUSED):
-            remote.push(files("one"), f"refs/heads/{branch}")
+            commit = remote.push(files("one"), f"refs/heads/{branch}")
             document = deliveries.push(f"refs/heads/{branch}", commit, remote.full_name)
             answer = remote.deliver(document)
             assert answer.status_code == (202 if branch in HOSTILE else 400)
