@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from kennel_core import effects
+from kennel_core import db, effects
 from kennel_core.effects import Effect
+from tests.campaigns import histories
+from tests.campaigns.history import History
 
 ROOT = Path(__file__).parents[1]
 # Calls that change something outside, by the name that is called last.
@@ -87,3 +89,36 @@ def test_what_only_reads_is_not_told(watched: list[str]) -> None:
         pass
 
     assert watched == []
+
+
+def test_every_write_to_the_database_passes_the_seam() -> None:
+    apart: list[str] = []
+
+    def trace(statement: str) -> None:
+        writes = statement.lstrip().startswith(("INSERT", "UPDATE", "DELETE", "REPLACE"))
+        if writes and not db.database.in_transaction():
+            apart.append(statement)
+
+    with histories.silence():
+        history = History()
+        try:
+            db.database.connection().set_trace_callback(trace)
+            for ref, plan in (
+                ("main", "site too"),
+                ("main", "sick"),
+                ("pr-1", "ok"),
+                ("dev", "does not build"),
+            ):
+                history.push(ref, plan, late=False)
+                history.work()
+                history.pass_()
+            history.crash(1)
+            history.claim()
+            history.push("main", "ok", late=False)
+            history.remove("pr-1", late=False)
+            history.jump(-3600)
+            history.end()
+        finally:
+            history.close()
+
+    assert apart == []
