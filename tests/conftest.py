@@ -25,6 +25,7 @@ SERVERS = (
     "keycloak",
     "valkey",
     "world",
+    "equipped",
     "gitea",
     "toolchains",
 )

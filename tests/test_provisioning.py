@@ -1,7 +1,6 @@
 """Services that need something of other servers, from the build to the last trace: every server is real."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
@@ -14,16 +13,14 @@ from kennel_core.models import BuildStatus, Deployment
 from kennel_core.outputs import ServiceOutput
 from kennel_core.reconcile import rotation
 from kennel_core.reconcile.host import LocalHost
-from kennel_core.settings import Settings
 from tests.servers.caddy import programs
 from tests.servers.garage import GarageServer
 from tests.servers.keycloak import KeycloakServer, LoginRefused, Relay
 from tests.servers.openbao import OpenBaoServer
-from tests.servers.postgres import KENNEL_ROLE, PostgresServer
+from tests.servers.postgres import PostgresServer
 from tests.servers.world import World
 
 pytestmark = pytest.mark.parametrize("caddy_server", programs()[-1:], indirect=True, ids=["one-caddy"])
-LOGIN_SETTINGS = ("keycloak", "keycloak_realm", "keycloak_secret_file")
 ALL = ("garage", "postgres", "valkey")
 TELLS = """#!/usr/bin/python3
 import json, os
@@ -56,32 +53,6 @@ GREETING = { description = "how we greet", default = 'hello "$USER" `x` \\ there
 [profiles.prod]
 [profiles.preview]
 """
-
-
-@pytest.fixture
-def equipped(
-    world: World, postgres: PostgresServer, garage_server: GarageServer, openbao: OpenBaoServer
-) -> Iterator[World]:
-    """A world with every server but Keycloak; OpenBao has the secrets of the project's prod."""
-    shared = {
-        **postgres.settings,
-        "postgres": f"host=127.0.0.1 port={postgres.port} user={KENNEL_ROLE}",
-        "postgres_auth": "password",
-        "valkey": "instance",
-    }
-    world.settings = openbao.settings(garage_server.settings(world.settings.model_copy(update=shared)))
-    world.host = LocalHost(world.settings)
-    for profile in ("prod", "preview"):
-        openbao.put(f"secretspec/shop/{profile}/TOKEN", f"token of {profile}")
-        openbao.put(f"secretspec/shop/{profile}/CERTIFICATE", "-----BEGIN\nline two\n")
-    yield world
-    with db.write():
-        for ref in ("main", "pr-1"):
-            refs.remove(world.project, ref, "the test ends", 0.0)
-    world.converge()
-    resources.confirm((row.id for row in resources.owned().values()), 0.0)
-    world.converge()
-    assert resources.owned() == {}
 
 
 def specified(world: World) -> None:
@@ -265,15 +236,6 @@ def test_a_bucket_key_that_was_deleted_is_made_anew_and_told(
 
     assert told(equipped)[0]["AWS_ACCESS_KEY_ID"] != before
     assert equipped.is_settled()
-
-
-@pytest.fixture
-def with_logins(equipped: World, keycloak_settings: Settings, openbao: OpenBaoServer) -> World:
-    """A world whose projects can log people in."""
-    theirs = {name: getattr(keycloak_settings, name) for name in LOGIN_SETTINGS}
-    equipped.settings = openbao.settings(equipped.settings.model_copy(update=theirs), policy="write-secrets")
-    equipped.host = LocalHost(equipped.settings)
-    return equipped
 
 
 def logs_in(world: World, version: str = "one") -> ServiceOutput:
