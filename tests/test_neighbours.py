@@ -12,9 +12,12 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import requests
 
 from kennel_core import settings as kennel_settings
+from kennel_core.adapters.forge import Forge
 from kennel_core.adapters.garage import Admin
+from kennel_core.errors import Unavailable
 from kennel_core.secrets import Secrets
 from tests.servers.openbao import program
 from tests.waiting import until
@@ -134,10 +137,32 @@ def test_openbao_is_unsealed_again_and_keeps_what_it_was_told(stack):
         assert until(resolved, timeout=60, what="openbao lets Kennel in") == {"TOKEN": "s3cret"}
 
 
+def test_the_forge_takes_kennels_token_and_peoples_passwords_also_the_next_time(stack):
+    token = stack / "servers/forge/token"
+    for _ in range(2):
+        told = variables(stack, KENNEL_BIND="127.0.0.1:3100")
+        assert told["KENNEL_FORGE_HOOK_URL"] == "http://127.0.0.1:3100/webhook"
+        with running("forge", told) as settings:
+
+            def version() -> str | None:
+                try:
+                    return Forge(settings).version()
+                except Unavailable:
+                    return None
+
+            until(token.exists, timeout=60, what="the forge is set up")
+            assert until(version, timeout=60, what="the forge answers")
+            assert Forge(settings).missing_scopes() == []
+            for who in ("ada", "mallory"):
+                asked = f"{settings.forge_url}/api/v1/user"
+                assert requests.get(asked, auth=(who, f"{who}-password"), timeout=30).ok
+    assert token.stat().st_mode & 0o077 == 0
+
+
 def test_what_is_left_out_waits_and_is_in_no_setting(stack):
     told = variables(stack, WITHOUT="keycloak, garage")
 
-    assert told["STACK_SERVERS"].split() == ["postgres", "openbao"]
+    assert told["STACK_SERVERS"].split() == ["postgres", "openbao", "forge"]
     settings = kennel_settings.load(told)
     assert (settings.garage_admin, settings.keycloak, bool(settings.postgres)) == ("", "", True)
     assert variables(stack)["STACK_SERVERS"] == told["STACK_SERVERS"]  # a stack keeps its servers

@@ -1,5 +1,6 @@
 """What the demo tells, chapter by chapter, and what it tells it with."""
 
+import itertools
 from pathlib import Path
 
 from rich.console import Console
@@ -9,6 +10,7 @@ STACK = ROOT / ".kennel"
 HOME = STACK / "demo"
 
 console = Console(highlight=False, soft_wrap=True)
+_chapters = itertools.count(1)
 
 
 class Surprise(Exception):
@@ -19,6 +21,11 @@ def check(condition: object, what: str) -> None:
     if not condition:
         raise Surprise(what)
     console.print(f"  [green]✓[/] {what}")
+
+
+def chapter(text: str) -> None:
+    """Begin the next chapter."""
+    title(f"{next(_chapters)}. {text}")
 
 
 def title(text: str) -> None:

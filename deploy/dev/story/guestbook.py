@@ -8,13 +8,13 @@ import struct
 import zlib
 from typing import Any
 
-from story import Surprise, check, say, title
+from story import Surprise, chapter, check, forge, say
 from story.browser import Browser
-from story.developer import Project
+from story.developer import project
 from story.servers import held, left_out, put_secret
-from story.stack import kennel, running_units, serve, wait_until
+from story.stack import SERVERS, kennel, running_units, serve, wait_until
 
-NAME, PREVIEW = "guestbook", "pr-1"
+NAME, PREVIEW = "guestbook", "pr-1"  # the first of its repository
 OWN = ("database", "cache", "bucket")  # as the application says what it has
 PERSON = {"username": "alice", "password": "alice-password"}  # of keycloak-realm.json
 HELLO = "hello-api-main.localhost"
@@ -26,7 +26,7 @@ class Guestbook:
     def __init__(self, browser: Browser, env: dict[str, str]) -> None:
         self.browser, self.env = browser, env
         self.servers = env["STACK_SERVERS"].split()
-        self.project = Project(NAME)
+        self.project = project(NAME, forge.of(env))
         self.held: set[str] = set()  # by the servers, before there was a pull request
         self._hosts: dict[str, str] = {}
         self._do_without()
@@ -59,8 +59,11 @@ class Guestbook:
 
 
 def first_push(browser: Browser, env: dict[str, str]) -> Guestbook:
-    title("6. An application that needs a database, a cache, a bucket, secrets and a login")
-    wait_until("waiting for " + (env["STACK_SERVERS"].strip() or "nothing"), lambda: serve(env))
+    chapter("An application that needs a database, a cache, a bucket, secrets and a login")
+    wait_until(
+        "waiting for " + (", ".join(s for s in SERVERS if s in env["STACK_SERVERS"].split()) or "nothing"),
+        lambda: serve(env),
+    )
     for line in left_out(env):
         say(f"left out: {line}")
     book = Guestbook(browser, env)
@@ -84,9 +87,11 @@ def first_push(browser: Browser, env: dict[str, str]) -> Guestbook:
 
 
 def pull_request(book: Guestbook) -> None:
-    title("7. A pull request has its own of everything")
+    chapter("A pull request has its own of everything")
     book.held = held(book.env)
-    book.project.push("Try something", "refs/pull/1/head")
+    with (book.project.tree / "README.md").open("a") as readme:
+        readme.write("\nIs this better?\n")
+    book.project.propose("Try something")
     status, error = book.project.build(PREVIEW)
     check(status == "done", f"the preview is live {error}".strip())
     main, preview = book.state("main"), book.state(PREVIEW)
@@ -105,7 +110,7 @@ def pull_request(book: Guestbook) -> None:
 
 
 def log_in(book: Guestbook) -> None:
-    title("8. A login in the preview, as a browser does it")
+    chapter("A login in the preview, as a browser does it")
     if not book.has("keycloak"):
         say("left out, without keycloak")
         return
@@ -123,7 +128,7 @@ def log_in(book: Guestbook) -> None:
 
 
 def rotate(book: Guestbook) -> None:
-    title("9. A secret is changed")
+    chapter("A secret is changed")
     if not book.has("openbao"):
         say("left out, without openbao")
         return
@@ -142,11 +147,10 @@ def rotate(book: Guestbook) -> None:
 
 
 def close(book: Guestbook) -> None:
-    title("10. The pull request is closed")
+    chapter("The pull request is closed")
     state = book.state(PREVIEW)
     more = held(book.env) - book.held
-    answer = book.project.deliver(PREVIEW, "--gone")
-    check(answer["status"] == "removed", "the pull request is closed")
+    book.project.close(PREVIEW)
     wait_until("waiting until its resources are gone", lambda: not more & held(book.env))
     for part in sorted(more):
         say(f"gone  {part}")
@@ -168,7 +172,7 @@ def _missing_secret(book: Guestbook) -> None:
         say(str(exc).partition(": ")[2].splitlines()[-1])
     else:
         raise Surprise("a secret that nobody has stored is not missed")
-    for ref in ("prod", "preview"):
+    for ref in ("prod", "preview", "dev"):
         put_secret(book.env, f"secretspec/{NAME}/{ref}/SIGNING_KEY", secrets.token_hex(32))
     put_secret(book.env, f"secretspec/{NAME}/prod/GREETING", "Good day")
     kennel(*arguments)

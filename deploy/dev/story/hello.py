@@ -7,17 +7,16 @@ import signal
 import ssl
 import subprocess
 
-from story import STACK, Surprise, check, console, say, title
+from story import STACK, Surprise, chapter, check, console, say
 from story.browser import Browser, failures
 from story.developer import Project
 from story.stack import KENNEL, below, is_ready, kennel, running_units, start, wait_until
 
 API = "hello-api-main.localhost"
-PREVIEW = "pr-1"
 
 
 def first_push(project: Project, browser: Browser) -> None:
-    title("1. A first push")
+    chapter("A first push")
     project.push("Say hello")
     status, error = project.build("main", show=True)
     check(status == "done", f"the build is live {error}".strip())
@@ -25,10 +24,10 @@ def first_push(project: Project, browser: Browser) -> None:
 
 
 def second_push(project: Project, browser: Browser) -> None:
-    title("2. A second push, under steady requests")
+    chapter("A second push, under steady requests")
     (project.tree / "VERSION").write_text("2\n")
-    project.push("Say it better")
     with browser.asking_steadily(API) as seen:
+        project.push("Say it better")
         status, error = project.build("main")
     say(", ".join(f"{answer}: {count}" for answer, count in sorted(seen.items())))
     check(status == "done", f"the build is live {error}".strip())
@@ -38,7 +37,7 @@ def second_push(project: Project, browser: Browser) -> None:
 
 
 def unhealthy_push(project: Project, browser: Browser) -> None:
-    title("3. A push whose service fails its health check")
+    chapter("A push whose service fails its health check")
     (project.tree / "VERSION").write_text("3\n")
     broken = project.tree / "api/BROKEN"
     broken.touch()
@@ -50,26 +49,34 @@ def unhealthy_push(project: Project, browser: Browser) -> None:
     broken.unlink()
 
 
-def preview(project: Project, browser: Browser) -> None:
-    title("4. A pull request, and its close")
+def preview(project: Project, browser: Browser) -> str:
+    """Open a pull request; gives its ref."""
+    chapter("A pull request")
     (project.tree / "VERSION").write_text("4, a preview\n")
-    project.push("Try something", "refs/pull/1/head")
-    status, error = project.build(PREVIEW)
+    ref = project.propose("Try something")
+    status, error = project.build(ref)
     check(status == "done", f"the preview is live {error}".strip())
-    _show_answers(project, browser, PREVIEW)
-    gone = project.deployments(PREVIEW)
+    _show_answers(project, browser, ref)
+    return ref
+
+
+def close(project: Project, browser: Browser, ref: str) -> None:
+    chapter("The pull request is closed")
+    gone = [row for row in project.deployments() if row["ref"] != "main"]
     units = {row["unit"] for row in gone if row["unit"]}
-    answer = project.deliver(PREVIEW, "--gone")
-    check(answer["status"] == "removed", "the pull request is closed")
-    wait_until("waiting until its units have ended", lambda: not units & running_units())
+    project.close(ref)
+    wait_until(
+        "waiting until its units have ended",
+        lambda: not units & running_units() and {row["ref"] for row in project.deployments()} == {"main"},
+    )
     for row in gone:
         say(f"removed: {row['url']}" + (f" and {row['unit']}" if row["unit"] else ""))
     served = [row for row in gone if is_served(browser, row["hosts"][0])]
-    check(not project.deployments(PREVIEW) and not served, "nothing is left")
+    check(gone and not served, "nothing is left")
 
 
 def kill_everything(browser: Browser, processes: subprocess.Popen[bytes], env: dict[str, str]) -> None:
-    title("5. kill -9 of every process of Kennel")
+    chapter("kill -9 of every process of Kennel")
     before = json.loads(browser.get(API)[1])["pid"]
     with browser.asking_steadily(API) as seen:
         victims = below(processes.pid)

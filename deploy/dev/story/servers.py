@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from kennel_core import settings
 from kennel_core.provision.servers import Servers
@@ -15,14 +15,15 @@ HOW = {
     "garage": "Garage is not built: that needs cargo",
     "openbao": "bao is not installed",
     "keycloak": "Keycloak is not there: that needs java, mvn and unzip",
+    "forge": "Gitea is not built: `make setup` does that, with go and gcc",
 }
 
 
-def left_out(env: Mapping[str, str]) -> list[str]:
-    """Say which servers do not run, and why."""
+def left_out(env: Mapping[str, str], servers: Iterable[str] = SERVERS) -> list[str]:
+    """Say which of the servers do not run, and why."""
     running = env["STACK_SERVERS"].split()
     found = []
-    for server in SERVERS:
+    for server in servers:
         if server not in running:
             asked = server in os.environ.get("WITHOUT", "").replace(",", " ").split()
             found.append(f"{server}: {'as asked' if asked else HOW[server]}")

@@ -12,7 +12,7 @@ from story import ROOT, STACK, Surprise, console
 PROGRAM = ROOT / "deploy/dev/stack"
 KENNEL = ("web", "follow", "builder", "reconciler", "beat", "flower")
 SERVERS = ("postgres", "garage", "openbao", "keycloak")
-NEIGHBOURS = ("systemd", "redis", "caddy", *SERVERS)
+NEIGHBOURS = ("systemd", "redis", "caddy", *SERVERS, "forge")
 
 
 def start(names: tuple[str, ...], log: Path) -> subprocess.Popen[bytes]:
