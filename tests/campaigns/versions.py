@@ -16,7 +16,8 @@ socket(my $server, PF_INET, SOCK_STREAM, 0) or die $!;
 setsockopt($server, SOL_SOCKET, SO_REUSEADDR, 1);
 bind($server, sockaddr_in($ENV{PORT}, INADDR_LOOPBACK)) or die $!;
 listen($server, 100);
-while (accept(my $client, $server)) {
+while (1) {
+    accept(my $client, $server) or next;  # who asked may be gone already
     while (<$client>) { last if /^\\r?\\n$/ }
     print $client "HTTP/1.1 STATUS\\r\\nContent-Length: 1\\r\\nConnection: close\\r\\n\\r\\nVERSION";
     close $client;
