@@ -14,6 +14,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from kennel_core import naming, projects
 from kennel_core.adapters.postgres import Query, Row, Server, Session
@@ -25,6 +26,7 @@ from kennel_core.provision.postgres import Postgres
 from kennel_core.provision.postgres_sql import PRESENT
 from kennel_core.settings import Settings
 from tests.servers.postgres import KENNEL_ROLE, PASSWORD, PostgresServer
+from tests.waiting import until
 
 FEATURE = Owner(7, "shop", "feat/Login", Environment.DEV, ("api", "worker"))
 OTHER = Owner(7, "shop", "feat-login", Environment.DEV, ("api",))
@@ -575,6 +577,26 @@ def count_steps(settings: Settings, work: Callable[[Postgres], object]) -> int:
     server = CrashingServer(settings.postgres, settings.postgres_password_file, at=0, answered=False)
     work(Postgres(settings, server))
     return next(server.calls) - 1
+
+
+def test_what_a_session_of_a_killed_kennel_is_still_making_is_for_later(
+    postgres_settings: Settings, postgres: PostgresServer
+) -> None:
+    server = Server(postgres_settings.postgres, postgres_settings.postgres_password_file)
+
+    def make() -> None:
+        with server.connect() as session:
+            session.run("create role kennel_twice", sql.SQL("CREATE ROLE kennel_twice"))
+
+    with postgres.connect() as other, ThreadPoolExecutor(1) as pool:
+        other.execute("BEGIN")
+        other.execute("CREATE ROLE kennel_twice")
+        made = pool.submit(make)
+        waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        until(lambda: postgres.query(waiting), what="the second waits for the first")
+        other.execute("COMMIT")
+        with pytest.raises(Unavailable, match="somebody else is making it"):
+            made.result()
 
 
 def test_eight_owners_are_made_and_removed_at_once(provisioner: Postgres) -> None:

@@ -25,6 +25,7 @@ PORT = "5432"
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 LATER_CLASSES = {"08", "40", "53", "55", "57", "58", "XX"}
 LATER = {
+    "23505": "somebody else is making it: a Kennel that was killed, whose statement the server still runs",
     "25006": "the server is read-only: connect Kennel to the primary",
     "42710": "somebody else made it meanwhile",
     "42P04": "somebody else made it meanwhile",
