@@ -20,6 +20,7 @@ from kennel_core import (
     webhook,
 )
 from kennel_core.doorbell import Doorbell
+from kennel_core.errors import BadSignature
 from kennel_core.models import Build, Delivery, Project
 from kennel_core.settings import Settings
 from kennel_core.webhook import Asked, Event, Ignored, Proposal, Push, Removed
@@ -70,10 +71,10 @@ def receive(
         with db.write():
             done = _apply(project, event, settings, now)
             _note(delivery_id, project.id, name, done.outcome, now)
-    except (
-        peewee.IntegrityError
-    ):  # all of it is undone; asking beforehand would cost every new delivery a query
+    except peewee.IntegrityError:  # all of it is undone; asking first would cost each new delivery a query
         seen = Delivery.get_or_none(Delivery.delivery_id == delivery_id)
+        if seen is None and Project.get_or_none(Project.id == project.id) is None:
+            raise BadSignature from None  # it was removed meanwhile
         if seen is None:
             raise
         done = _ignored(f"this delivery was received before: {seen.outcome}")

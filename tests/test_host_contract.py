@@ -109,21 +109,16 @@ def place(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Place]
 
 
 @pytest.fixture
-def real(
-    settings: Settings, systemd: PrivateSystemd, newest_caddy: CaddyServer, tmp_path: Path
-) -> Iterator[Real]:
+def real(settings: Settings, own_systemd: PrivateSystemd, newest_caddy: CaddyServer, tmp_path: Path) -> Real:
     changes = {
-        "bus": systemd.bus,
-        "journal_dir": systemd.journal,
+        "bus": own_systemd.bus,
+        "journal_dir": own_systemd.journal,
         "caddy_admin": newest_caddy.admin,
         "health_timeout": 5.0,
     }
     store = tmp_path / "store"
     store.mkdir()
-    yield Real(settings.model_copy(update=changes), newest_caddy, systemd, store)
-    with Systemd(systemd.bus) as client:
-        for name in client.units():
-            client.stop(name, 30)
+    return Real(settings.model_copy(update=changes), newest_caddy, own_systemd, store)
 
 
 @pytest.fixture

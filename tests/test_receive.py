@@ -1,5 +1,8 @@
 """What a signed delivery leaves in the database, and who is rung for."""
 
+import sqlite3
+import sys
+import threading
 import time
 
 import peewee
@@ -11,6 +14,7 @@ from kennel_core.models import TABLES, Build, BuildStatus, Delivery, Deployment,
 from kennel_core.settings import Settings
 from tests import deliveries
 from tests.recording_doorbell import RecordingDoorbell
+from tests.waiting import until
 
 A, B = "a" * 40, "b" * 40
 
@@ -53,6 +57,40 @@ def deployment(project: Project, build: Build, ref: str = "main", name: str = "s
 
 def rows() -> dict[str, list]:
     return {table.__name__: list(table.select().dicts()) for table in TABLES}
+
+
+def test_a_project_that_is_removed_while_its_delivery_is_read_is_as_unknown_as_any(
+    forge: Forge, settings: Settings
+) -> None:
+    other = sqlite3.connect(settings.database, isolation_level=None)
+    other.execute("PRAGMA foreign_keys = 1")
+    other.execute("BEGIN IMMEDIATE")
+    other.execute("DELETE FROM projects")
+    refused: list[BadSignature] = []
+
+    def deliver() -> None:
+        with db.connection():
+            try:
+                forge.send(deliveries.push(commit=A))
+            except BadSignature as exc:
+                refused.append(exc)
+
+    thread = threading.Thread(target=deliver)
+    thread.start()
+    until(lambda: _waits_for_the_lock(thread), what="the delivery waits to be written")
+    other.execute("COMMIT")
+    other.close()
+    thread.join()
+
+    assert len(refused) == 1
+    assert forge.doorbell.rung == []
+
+
+def _waits_for_the_lock(thread: threading.Thread) -> bool:
+    frame = sys._current_frames().get(thread.ident or 0)
+    while frame is not None and frame.f_code.co_name != "begin":
+        frame = frame.f_back
+    return frame is not None
 
 
 def test_a_push_queues_a_build_and_rings_for_it(forge: Forge) -> None:
