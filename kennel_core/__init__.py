@@ -11,3 +11,16 @@ pass        one run of the reconciler: observe, plan, act
 adapter     the one module that talks to one outside system
 revision    one concrete running form of a deployment; part of its unit's name
 """
+
+import sys
+
+# Peewee loads every database driver it finds. Kennel's tables are in SQLite; psycopg, which one process needs
+# for provisioning, would cost each of the others 16 MiB.
+_loaded = sys.modules.get("psycopg")
+sys.modules["psycopg"] = None  # type: ignore[assignment]
+import peewee  # noqa: E402, F401
+
+if _loaded is None:
+    del sys.modules["psycopg"]
+else:
+    sys.modules["psycopg"] = _loaded

@@ -1,5 +1,7 @@
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -101,6 +103,17 @@ def test_no_command_goes_through_a_shell() -> None:
 def test_a_module_can_be_held_in_the_head(package: str) -> None:
     for path in sources(package):
         assert len(path.read_text().splitlines()) <= 420, path
+
+
+@pytest.mark.parametrize("module", ["kennel_web", "kennel_core.pipeline", "kennel_core.reconcile"])
+def test_no_process_loads_the_client_of_a_server_before_it_asks_it(module: str) -> None:
+    look = f"import sys, {module}; print(*({{'psycopg', 'hvac', 'celery'}} & sys.modules.keys()))"
+
+    done = subprocess.run(
+        [sys.executable, "-c", look], check=True, capture_output=True, text=True, timeout=60
+    )
+
+    assert done.stdout.strip() == ""
 
 
 def test_what_catches_everything_raises_it_again() -> None:
