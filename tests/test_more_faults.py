@@ -93,12 +93,13 @@ def test_a_database_that_is_held_for_ten_seconds_loses_no_build(remote: Remote, 
     stack, gate = remote.stack, tmp_path / "gate"
     number = remote.pushed(remote.push(files("one", before=waits(gate))))
     until(lambda: alive(str(gate)), what="the build waits")
+    until(lambda: "=== phase: " in stack.build_log(number), what="the log has its first lines")
 
     with contextlib.closing(sqlite3.connect(stack.settings.database, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         gate.touch()
         ends = time.monotonic() + 10
-        until(lambda: "=== phase: " in stack.build_log(number), what="who reads is not held up")
+        assert "=== phase: " in stack.build_log(number)  # who reads is not held up
         assert stack.ready() == {}
         until(lambda: time.monotonic() > ends, what="ten seconds are over")
         other.execute("COMMIT")
